@@ -1,0 +1,1 @@
+"""Offline analysis: pure functions of a run's files; no torch, no pymoo, no Slurm."""

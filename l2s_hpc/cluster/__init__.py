@@ -1,0 +1,1 @@
+"""Where tasks run: on this machine's cores, or as Slurm array jobs."""

@@ -1,0 +1,45 @@
+"""What the controller asks of an executor, and what an executor can say of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from l2s_hpc.store.state import BatchState
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What is known of one task's job.
+
+    `ended`: over, whatever came of it; `orphaned`: its controller died with it, nobody's fault;
+    `unknown`: nobody can say, which is neither done nor failed.
+    """
+
+    state: Literal["pending", "running", "ended", "orphaned", "unknown"]
+    reason: str = ""
+    node: str = ""
+
+
+class Executor(Protocol):
+    """Takes batches of tasks. What comes of them is read from receipts, not from here."""
+
+    def submit(self, batch: str, tasks: Sequence[str]) -> str:
+        """Submit tasks under a unique name and return a reference to the job.
+
+        Raises:
+            SubmitError: it was refused and nothing was submitted.
+        """
+
+    def find(self, batch: BatchState) -> str | None:
+        """Return the job that stands under a batch's name after a crash, or None."""
+
+    def watch(self, batches: Mapping[str, BatchState]) -> dict[str, JobState]:
+        """Return the state of every task of these batches, with one query for all."""
+
+    def cancel(self, batches: Mapping[str, BatchState]) -> None:
+        """End the jobs of these batches and of no others."""
+
+    def close(self) -> None:
+        """Let go; jobs of a cluster go on, workers of this machine end."""

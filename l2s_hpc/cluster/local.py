@@ -1,0 +1,177 @@
+"""The executor of this machine: a pool of one-thread workers that lives for a batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from l2s_hpc.cluster.jobs import JobState
+from l2s_hpc.config import SiteConfig
+from l2s_hpc.store.files import process_start
+from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.state import BatchState
+
+_POLITE_SECONDS = 10.0
+
+
+class LocalExecutor:
+    """Feeds tasks to `site.parallel` workers, one at a time each."""
+
+    def __init__(self, paths: RunPaths, site: SiteConfig) -> None:
+        self._paths = paths
+        self._site = site
+        self._pools: dict[str, _Pool] = {}
+
+    def submit(self, batch: str, tasks: Sequence[str]) -> str:
+        workers = min(self._site.parallel or os.cpu_count() or 1, len(tasks))
+        self._pools[batch] = _Pool(self._paths, self._site, batch, tasks, workers)
+        return f"{socket.gethostname()}:{os.getpid()}:{process_start(os.getpid())}"
+
+    def find(self, batch: BatchState) -> str | None:
+        return None
+
+    def watch(self, batches: Mapping[str, BatchState]) -> dict[str, JobState]:
+        states: dict[str, JobState] = {}
+        for name, batch in batches.items():
+            pool = self._pools.get(name)
+            for task in batch.tasks:
+                states[task] = pool.state(task) if pool else _foreign(batch.job)
+        for name in [n for n, pool in self._pools.items() if pool.idle]:
+            self._pools[name].end()
+        return states
+
+    def cancel(self, batches: Mapping[str, BatchState]) -> None:
+        for name in batches:
+            if name in self._pools:
+                self._pools.pop(name).end()
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.end()
+        self._pools.clear()
+
+
+class _Pool:
+    """The workers of one batch. A worker that died takes its task with it; another goes on."""
+
+    def __init__(
+        self, paths: RunPaths, site: SiteConfig, batch: str, tasks: Sequence[str], workers: int
+    ) -> None:
+        self._paths = paths
+        self._site = site
+        self._log = paths.logs / f"{batch}.log"
+        self._waiting = deque(tasks)
+        self._running: set[str] = set()
+        self._lock = threading.Lock()
+        self._ended = False
+        self._processes: list[subprocess.Popen[str]] = []
+        self._threads = [threading.Thread(target=self._feed, daemon=True) for _ in range(workers)]
+        paths.logs.mkdir(parents=True, exist_ok=True)
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def idle(self) -> bool:
+        with self._lock:
+            return not self._waiting and not self._running
+
+    def state(self, task: str) -> JobState:
+        with self._lock:
+            if task in self._running:
+                return JobState("running", node=socket.gethostname())
+            return JobState("pending" if task in self._waiting else "ended")
+
+    def end(self) -> None:
+        """Ask every worker to end, wait for its last receipt, then insist."""
+        with self._lock:
+            self._ended = True
+            self._waiting.clear()
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(_POLITE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for thread in self._threads:
+            thread.join(_POLITE_SECONDS)
+
+    def _feed(self) -> None:
+        """Give one worker task after task; start another worker when it has died."""
+        worker: subprocess.Popen[str] | None = None
+        while (task := self._take()) is not None:
+            if worker is None or worker.poll() is not None:
+                worker = self._start()
+            if worker is None or not _hand_over(worker, task):
+                worker = None
+            with self._lock:
+                self._running.discard(task)
+        if worker is not None and worker.stdin is not None:
+            worker.stdin.close()
+
+    def _take(self) -> str | None:
+        with self._lock:
+            if self._ended or not self._waiting:
+                return None
+            task = self._waiting.popleft()
+            self._running.add(task)
+            return task
+
+    def _start(self) -> subprocess.Popen[str] | None:
+        python = self._site.python or sys.executable
+        environment = os.environ | {"OMP_NUM_THREADS": str(self._site.threads)}
+        with self._log.open("a", encoding="utf-8") as log:
+            # A session of its own: Ctrl-C on the terminal is for the controller alone.
+            process = subprocess.Popen(
+                [python, "-m", "l2s_hpc.task.worker", str(self._paths.folder), "-"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+                start_new_session=True,
+            )
+        with self._lock:
+            self._processes.append(process)
+            if self._ended:
+                process.terminate()
+                return None
+        return process
+
+
+def _hand_over(worker: subprocess.Popen[str], task: str) -> bool:
+    """Give a worker a task and wait until it is done; False if the worker died."""
+    try:
+        _pipe(worker.stdin).write(f"{task}\n")
+        _pipe(worker.stdin).flush()
+        for line in _pipe(worker.stdout):
+            if line.strip() == f"done {task}":
+                return True
+    except OSError:
+        pass
+    return False
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise OSError("the worker has no pipe")
+    return stream
+
+
+def _foreign(job: str | None) -> JobState:
+    """Judge a batch that another controller started: its workers live as long as it does."""
+    if job is None:
+        return JobState("unknown")
+    host, pid, start = job.rsplit(":", 2)
+    if host != socket.gethostname():
+        return JobState("unknown", reason=f"its controller runs on {host}")
+    if process_start(int(pid)) == start:
+        return JobState("running", node=host)
+    return JobState("orphaned", reason="its controller has died")

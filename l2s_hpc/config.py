@@ -1,0 +1,375 @@
+"""The two files a user writes: a job (what to search) and a site (how one cluster is used).
+
+The sentence under a field is its documentation. Unknown keys are refused, all faults are reported
+at once, and an unknown key names its nearest valid key.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from l2s_hpc.errors import UserError, did_you_mean
+
+Scalar = bool | int | float | str
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """A part of a configuration file: immutable, unknown keys are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class ModelSource(Config):
+    """Where a model comes from."""
+
+    path: str
+    """A folder (`./…`, `/…`, `~/…`), `shipped:toy/slow`, or a hub id such as `Qwen/Qwen2.5-Math-7B`."""
+    revision: str | None = None
+    """The commit of the hub repository; empty means the one that is in the cache."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class MergeConfig(Config):
+    """How models are merged; becomes the fixed part of every recipe."""
+
+    method: str
+    """A merge method of mergekit: linear, slerp, task_arithmetic, ties, dare_ties; others untested."""
+    base: ModelSource | None = None
+    """The base model: the name of a parent, or a model of its own. Empty for methods without base."""
+    models: tuple[str, ...] = ()
+    """Names of the parents that are merged; empty means all parents but the base."""
+    parameters: dict[str, Scalar] = {}
+    """Fixed parameters of the method, such as `normalize = true`."""
+    groups: dict[str, tuple[str, ...]] = {}
+    """Groups of tensors for genes: name = selectors (`layers.0-13`, `attention`, `layers.3.mlp`, …)."""
+    tokenizer: str = ""
+    """The parent whose tokenizer and generation settings the merged model gets; empty: the first."""
+    seed: int = Field(0, ge=0)
+    """The seed of methods that draw random numbers (DARE, DELLA)."""
+
+
+class GeneConfig(Config):
+    """One searched parameter; it becomes one gene per named model and group."""
+
+    parameter: str
+    """The method's parameter: weight, density, lambda, t, …"""
+    models: tuple[str, ...] = ()
+    """The models it is searched for; empty means each merged model, or none if it is shared."""
+    groups: tuple[str, ...] = ()
+    """The groups it is searched for; empty means one value for all tensors."""
+    low: float
+    """The lower bound."""
+    high: float
+    """The upper bound."""
+    step: float | None = Field(None, gt=0)
+    """Values are rounded to low + n * step; empty means six decimals."""
+    log: bool = False
+    """Search on a logarithmic scale; the lower bound must be positive."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low = {self.low} must be below high = {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log = true needs low > 0, not {self.low}")
+        return self
+
+
+class AlgorithmConfig(Config):
+    """The evolutionary algorithm."""
+
+    algorithm: Literal["nsga2", "ga"] = "nsga2"
+    """nsga2 for two or more objectives, ga for one."""
+    population: int = Field(20, ge=2)
+    """Candidates of each generation after the first."""
+    generations: int = Field(10, ge=1)
+    """Number of generations, the first included; may grow later."""
+    start: Literal["random", "grid"] = "random"
+    """The first generation: random genomes, or a coarse grid in which the groups share one value."""
+    grid: int = Field(4, ge=2)
+    """Points per axis of the grid start (one axis per parameter and model)."""
+    crossover_eta: float = Field(15.0, gt=0)
+    """Distribution index of simulated binary crossover."""
+    mutation_eta: float = Field(20.0, gt=0)
+    """Distribution index of polynomial mutation."""
+    failures: float = Field(0.5, gt=0, le=1)
+    """The search pauses when more than this share of a generation has failed."""
+
+
+class SplitConfig(Config):
+    """Which part of the questions a split holds."""
+
+    share: float = Field(ge=0, le=1)
+    """Share of all questions, drawn by the seed; ignored where a benchmark brings its own splits."""
+    max_items: int | None = Field(None, ge=1)
+    """At most this many questions of each benchmark."""
+
+
+class SplitsConfig(Config):
+    """The three disjoint splits."""
+
+    search: SplitConfig = SplitConfig(share=0.2)
+    """Evaluated for every candidate of the search."""
+    selection: SplitConfig = SplitConfig(share=0.3)
+    """Evaluated for the front and the references; the picks are made on it."""
+    report: SplitConfig = SplitConfig(share=0.5)
+    """Evaluated once, for what was picked."""
+
+    @model_validator(mode="after")
+    def _sum(self) -> Self:
+        total = self.search.share + self.selection.share + self.report.share
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares overlap: they add up to {total:g}, at most 1 is there")
+        return self
+
+
+class ProtocolConfig(Config):
+    """What can change a generated token."""
+
+    prompt: Literal["plain", "chat"] = "plain"
+    """plain: `User: … Assistant:`, the published protocol; chat: the tokenizer's own template."""
+    max_tokens: int = Field(10_240, ge=1)
+    """Longest answer in generated tokens."""
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling."""
+    samples: int = Field(1, ge=1)
+    """Answers per item."""
+    seed: int = Field(0, ge=0)
+    """The seed from which each request's seed is drawn."""
+    chunk_items: int = Field(1024, ge=1)
+    """Prompts of one `generate` call; an interrupted attempt goes on at the next chunk."""
+
+
+class ReferencesConfig(Config):
+    """Recipes that every run evaluates to compare with: parents and plain average always."""
+
+    sweep: int = Field(5, ge=0)
+    """Points of the one-parameter sweep between the first two parents, the ends included."""
+
+
+class SearchConfig(Config):
+    """A job file: what to search."""
+
+    name: str
+    """The name of the search, and of its run directory."""
+    description: str = ""
+    """A sentence for `l2s jobs`."""
+    seed: int = Field(0, ge=0)
+    """The seed of the search and of the splits."""
+    parents: dict[str, ModelSource]
+    """The input models by name, the slow-thinking one first: `slow` and `fast`, and more."""
+    merge: MergeConfig
+    """How they are merged."""
+    genes: tuple[GeneConfig, ...] = Field(min_length=1)
+    """What is searched."""
+    search: AlgorithmConfig = AlgorithmConfig()
+    """How it is searched."""
+    objectives: tuple[str, ...] = Field(("accuracy", "tokens"), min_length=1)
+    """accuracy (max), tokens, ntr, truncation (min); `.macro` or `.<benchmark>` may follow."""
+    constraints: tuple[str, ...] = ("accuracy >= parent.fast",)
+    """Such as `ntr <= 0.1` or `accuracy >= parent.slow - 0.02`."""
+    benchmarks: tuple[str, ...] = Field(min_length=1)
+    """Names of benchmarks, see `data/`."""
+    splits: SplitsConfig = SplitsConfig()
+    """How the questions are divided."""
+    protocol: ProtocolConfig = ProtocolConfig()
+    """How answers are generated."""
+    references: ReferencesConfig = ReferencesConfig()
+    """What the search is compared with."""
+
+
+OPERATIONAL = ("description", "search.generations", "search.failures")
+"""Keys of a job that may change while its run goes on; every other key is science."""
+
+
+class SiteConfig(Config):
+    """A site file: how one cluster, or this machine, is used."""
+
+    name: str
+    """The name of the site."""
+    description: str = ""
+    """A sentence for people."""
+    executor: Literal["local", "slurm"]
+    """local: worker processes on this machine; slurm: array jobs."""
+    parallel: int = Field(0, ge=0)
+    """local: number of workers; 0 means one per core."""
+    python: str = ""
+    """The interpreter on the nodes; empty means the one that runs `l2s`."""
+    engine: Literal["transformers", "scripted"] = "transformers"
+    """transformers: real models; scripted: no model at all, for tests of the cluster side."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where models are merged and run."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of one worker."""
+    batch_size: int = Field(50, ge=1)
+    """Prompts that are decoded together by the transformers engine."""
+    candidates_per_task: int = Field(1, ge=1)
+    """Candidates that one task evaluates one after another in one warm engine."""
+    attempts: int = Field(2, ge=1)
+    """A candidate that failed this often is penalised."""
+    poll_seconds: float = Field(1.0, gt=0)
+    """Seconds between two looks at Slurm and at the receipts."""
+    grace_seconds: float = Field(60.0, ge=0)
+    """How long a job that Slurm no longer knows may still show its receipt."""
+    partition: str = ""
+    """slurm: --partition."""
+    account: str = ""
+    """slurm: --account."""
+    qos: str = ""
+    """slurm: --qos."""
+    constraint: str = ""
+    """slurm: --constraint."""
+    gres: str = ""
+    """slurm: --gres, such as `gpu:1`."""
+    cpus: int = Field(1, ge=1)
+    """slurm: --cpus-per-task."""
+    memory: str = ""
+    """slurm: --mem, such as `64G`; empty means the partition's default."""
+    minutes: int = Field(60, ge=1)
+    """slurm: --time of one task."""
+    throttle: int = Field(256, ge=1)
+    """slurm: most tasks of one array that run at once (`%N`)."""
+    setup: tuple[str, ...] = ()
+    """slurm: shell lines before the worker, such as `module load cuda`; your own shell, not checked."""
+    sbatch: dict[str, str | int | bool] = {}
+    """slurm: any other flag of sbatch, without the dashes."""
+    scripted: dict[str, Any] = {}
+    """Settings of the scripted engine."""
+    benchmarks: dict[str, str] = {}
+    """Local JSONL or Parquet files of benchmarks, by name, used before the hub's cache."""
+    models: dict[str, str] = {}
+    """Local folders of models, by hub id, used before the hub's cache."""
+
+
+def load_job(path: Path, overrides: Iterable[str] = ()) -> SearchConfig:
+    """Read a job file; raises `UserError` with all faults at once.
+
+    Folders of models that begin with `./` or `../` are meant from the job file's own folder.
+    """
+    return _anchored(_load(SearchConfig, path, overrides), path.resolve().parent)
+
+
+def load_site(path: Path, overrides: Iterable[str] = ()) -> SiteConfig:
+    """Read a site file; raises `UserError` with all faults at once."""
+    return _load(SiteConfig, path, overrides)
+
+
+def validate(kind: type[C], data: Mapping[str, Any], path: Path | None = None) -> C:
+    """Check a mapping against a configuration class.
+
+    Raises:
+        UserError: one line per fault, all faults at once.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        faults = [_fault(kind, dict(fault)) for fault in error.errors()]
+        raise UserError("\n".join(faults), path=path) from None
+
+
+def science(config: SearchConfig) -> dict[str, Any]:
+    """Return the flat settings of a job that decide its results, by dotted key."""
+    flat = flatten(config.model_dump(mode="json"))
+    return {key: value for key, value in flat.items() if key not in OPERATIONAL}
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings and lists by dotted key."""
+    if isinstance(tree, Mapping) and tree:
+        pairs: Iterable[tuple[Any, Any]] = tree.items()
+    elif isinstance(tree, list | tuple) and any(isinstance(e, Mapping) for e in tree):
+        pairs = enumerate(tree)
+    else:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in pairs:
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _anchored(config: SearchConfig, folder: Path) -> SearchConfig:
+    def anchor(source: ModelSource) -> ModelSource:
+        if source.path.startswith(("./", "../")):
+            return source.model_copy(update={"path": str((folder / source.path).resolve())})
+        return source
+
+    merge = config.merge
+    if merge.base is not None:
+        merge = merge.model_copy(update={"base": anchor(merge.base)})
+    parents = {name: anchor(source) for name, source in config.parents.items()}
+    return config.model_copy(update={"parents": parents, "merge": merge})
+
+
+def _load(kind: type[C], path: Path, overrides: Iterable[str]) -> C:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"not valid TOML: {error}", path=path) from None
+    for override in overrides:
+        _override(data, override)
+    return validate(kind, data, path)
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Apply one `a.b=v`; the value is TOML, or text where it is not."""
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}", hint="write --set key.name=value")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = dotted.strip().split(".")
+    node: Any = data
+    for part in parents:
+        node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise UserError(f"--set {override}: '{part}' is a value, not a table")
+    if isinstance(node, list):
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _fault(kind: type[BaseModel], fault: dict[str, Any]) -> str:
+    """Turn one pydantic error into a line that says what, where and what to do."""
+    location = ".".join(str(part) for part in fault["loc"]) or "(file)"
+    if fault["type"] == "extra_forbidden":
+        siblings = _fields_at(kind, fault["loc"][:-1])
+        return f"unknown key '{location}': {did_you_mean(str(fault['loc'][-1]), siblings)}"
+    if fault["type"] == "missing":
+        return f"missing key '{location}'"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    shown = fault.get("input")
+    given = f" (given: {shown!r})" if isinstance(shown, Scalar) else ""
+    return f"'{location}': {message}{given}"
+
+
+def _fields_at(kind: type[BaseModel], location: Iterable[Any]) -> list[str]:
+    """Return the valid keys of the table at a location of the configuration."""
+    for part in location:
+        field = kind.model_fields.get(str(part))
+        inner = _models_in(field.annotation) if field else [kind]
+        kind = inner[0] if inner else kind
+    return list(kind.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -1,0 +1,1 @@
+"""The search's control: observe, decide, act; the only part that knows all the others."""

@@ -1,0 +1,232 @@
+"""Job and site -> everything a run needs, checked: all that can be wrong is said here, at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from typing import Any
+
+from l2s_hpc.config import (
+    ModelSource,
+    SearchConfig,
+    SiteConfig,
+    flatten,
+    load_job,
+    load_site,
+    science,
+)
+from l2s_hpc.errors import UserError, did_you_mean
+from l2s_hpc.evaluation.benchmarks import sources, splits
+from l2s_hpc.recipes.genes import Space, base_name, gene_faults, group_faults, space
+from l2s_hpc.recipes.methods import method
+from l2s_hpc.recipes.models import Model, compatibility_faults, locate, merged_tensors
+from l2s_hpc.records import Evaluation, Protocol, Recipe, short_hash
+from l2s_hpc.search.objectives import objective_faults
+from l2s_hpc.search.references import references
+from l2s_hpc.store.layout import shipped
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A job on a site, with models found, items drawn and genes measured."""
+
+    config: SearchConfig
+    site: SiteConfig
+    models: dict[str, Model]
+    space: Space
+    liveness: str
+    evaluations: dict[str, Evaluation]
+    references: dict[str, Recipe]
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """What each input model's name stands for."""
+        return {name: model.identity for name, model in self.models.items()}
+
+    @property
+    def science(self) -> dict[str, Any]:
+        """The flat settings that decide results: the job's, the models', the items', the protocol's.
+
+        Where a model lies is not among them, what it is is.
+        """
+        flat = {k: v for k, v in science(self.config).items() if not _is_place(k)}
+        flat |= {f"model.{name}": identity for name, identity in self.identities.items()}
+        for name, evaluation in self.evaluations.items():
+            flat[f"items.{name}"] = short_hash([i.model_dump(mode="json") for i in evaluation.items])
+        flat |= flatten(evaluation.protocol.model_dump(mode="json"), "protocol")
+        return flat
+
+
+def find_job(name: str) -> Path:
+    """Return a job file: a path, or the name of a shipped job."""
+    return _find(name, shipped("jobs"), "job")
+
+
+def find_site(name: str) -> Path:
+    """Return a site file: a path, or the name of a shipped site."""
+    return _find(name, shipped("hpc/sites"), "site")
+
+
+def shipped_files(folder: Path) -> dict[str, Path]:
+    """Return the shipped TOML files of a folder by name."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.toml"))
+    }
+
+
+def load(job: str, site: str, overrides: list[str]) -> tuple[SearchConfig, SiteConfig]:
+    """Read job and site; an override that begins with `site.` goes to the site."""
+    of_site = [o.removeprefix("site.") for o in overrides if o.startswith("site.")]
+    of_job = [o for o in overrides if not o.startswith("site.")]
+    return load_job(find_job(job), of_job), load_site(find_site(site), of_site)
+
+
+def resolve(
+    config: SearchConfig, site: SiteConfig, frozen: Mapping[str, float] | None = None
+) -> Resolved:
+    """Check a job on a site and gather what a run needs.
+
+    Args:
+        config: the job.
+        site: the site.
+        frozen: the dead genes of a run that goes on; None measures them.
+
+    Raises:
+        UserError: with one line for each fault that was found.
+    """
+    faults = gene_faults(config) + objective_faults(config) + _benchmark_faults(config)
+    models, model_faults = _models(config, site)
+    faults += model_faults
+    if not faults:
+        faults = group_faults(config, merged_tensors(models))
+    if faults:
+        raise UserError("\n".join(faults))
+    if frozen is None:
+        searched, liveness = _measured_space(config, site, merged_tensors(models))
+    else:
+        searched, liveness = Space(space(config).genes, dict(frozen)), "measured at the start"
+    return Resolved(
+        config=config,
+        site=site,
+        models=models,
+        space=searched,
+        liveness=liveness,
+        evaluations=_evaluations(config, site, models),
+        references=references(config, {name: model.identity for name, model in models.items()}),
+    )
+
+
+def model_sources(config: SearchConfig) -> dict[str, ModelSource]:
+    """Return where each input model comes from, the base included."""
+    found = dict(config.parents)
+    name = base_name(config)
+    if name is not None and name not in found and config.merge.base is not None:
+        found[name] = config.merge.base
+    return found
+
+
+def _benchmark_faults(config: SearchConfig) -> list[str]:
+    known = sources()
+    return [
+        f"benchmarks: unknown benchmark '{name}': {did_you_mean(name, known)}"
+        for name in config.benchmarks
+        if name not in known
+    ]
+
+
+def _models(config: SearchConfig, site: SiteConfig) -> tuple[dict[str, Model], list[str]]:
+    """Return the input models that are here and readable, and a line for each fault."""
+    models, faults = {}, []
+    for name, source in model_sources(config).items():
+        try:
+            model = locate(name, source, site.models)
+            _ = model.config, model.tensors
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            models[name] = model
+    if not faults:
+        faults = compatibility_faults(models)
+    return models, faults
+
+
+def _measured_space(
+    config: SearchConfig, site: SiteConfig, tensors: list[str]
+) -> tuple[Space, str]:
+    """Return the genes with the dead ones frozen, measured by merging small tensors.
+
+    mergekit and torch are a node's: the measurement runs in the site's interpreter, and where that
+    cannot import them on this machine, it says so and freezes nothing.
+    """
+    genes = space(config)
+    if site.engine == "scripted":
+        return genes, "not measured: the scripted engine merges nothing"
+    question = {"config": config.model_dump(mode="json"), "tensors": tensors}
+    answer = subprocess.run(
+        [site.python or sys.executable, "-m", "l2s_hpc.task.liveness"],
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode != 0:
+        last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+        return genes, f"not measured: {last}"
+    dead = json.loads(answer.stdout)
+    if len(dead) == len(genes.genes):
+        raise UserError("every gene is dead: no gene changes the merged model")
+    return genes.freeze(dead, method(config.merge.method)), "measured on small tensors"
+
+
+def _evaluations(
+    config: SearchConfig, site: SiteConfig, models: Mapping[str, Model]
+) -> dict[str, Evaluation]:
+    protocol = _protocol(config, site, models)
+    divided = splits(config, site.benchmarks)
+    return {name: Evaluation(name=name, protocol=protocol, items=i) for name, i in divided.items()}
+
+
+def _protocol(
+    config: SearchConfig, site: SiteConfig, models: Mapping[str, Model]
+) -> Protocol:
+    stop_ids = sorted({token for model in models.values() for token in model.stop_ids})
+    if not stop_ids:
+        raise UserError("no model names an eos_token_id in its config.json")
+    return Protocol(
+        **config.protocol.model_dump(),
+        stop_ids=tuple(stop_ids),
+        tokenizer=config.merge.tokenizer or next(iter(config.parents)),
+        engine=site.engine,
+        engine_settings=_engine_settings(site),
+        merge_device=site.device,
+    )
+
+
+def _engine_settings(site: SiteConfig) -> dict[str, Any]:
+    """Return the settings of the engine that can change a token."""
+    if site.engine == "scripted":
+        return dict(site.scripted)
+    return {"batch_size": site.batch_size, "threads": site.threads}
+
+
+def _find(name: str, folder: Path, kind: str) -> Path:
+    path = Path(name)
+    if path.suffix == ".toml" or "/" in name:
+        if path.is_file():
+            return path
+        if name not in shipped_files(folder):
+            raise UserError(f"{kind} file not found", path=path)
+    known = shipped_files(folder)
+    if name not in known:
+        raise UserError(f"no {kind} named '{name}'", hint=did_you_mean(name, known))
+    return known[name]
+
+
+def _is_place(key: str) -> bool:
+    return key.startswith(("parents.", "merge.base."))

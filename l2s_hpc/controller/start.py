@@ -1,0 +1,174 @@
+"""Begins a run, or goes on with one: the run directory, and the check that it is the same search."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from l2s_hpc.cluster.jobs import Executor
+from l2s_hpc.cluster.local import LocalExecutor
+from l2s_hpc.config import SearchConfig, SiteConfig, flatten, validate
+from l2s_hpc.controller.resolve import Resolved, model_sources, resolve
+from l2s_hpc.controller.step import Controller
+from l2s_hpc.errors import UserError
+from l2s_hpc.store.files import create_json, remove_stale_temporaries, write_json
+from l2s_hpc.store.layout import RunPaths, safe_name
+from l2s_hpc.store.run import RunInfo, read_run
+
+_PACKAGES = ("l2s_hpc", "pymoo", "numpy", "pyarrow", "polars", "submitit", "math-verify")
+
+
+def open_controller(
+    config: SearchConfig, site: SiteConfig, folder: Path, command: str
+) -> Controller:
+    """Begin a run in a folder, or go on with the one that is there.
+
+    Raises:
+        UserError: the job or site is wrong, or the folder holds another search; nothing is written.
+    """
+    paths = RunPaths(folder)
+    if paths.run_json.exists():
+        info = read_run(folder)
+        resolved = resolve(config, site, frozen=info.frozen)
+        _check_same_search(info, resolved, folder)
+    else:
+        _check_free(folder)
+        resolved = resolve(config, site)
+        info = _create(paths, resolved, command)
+    remove_stale_temporaries(folder)
+    controller = Controller(paths, info, resolved, make_executor(paths, site))
+    _record_start(controller, info, config, command)
+    return controller
+
+
+def make_executor(paths: RunPaths, site: SiteConfig) -> Executor:
+    """Return the executor that a site names."""
+    if site.executor == "slurm":
+        from l2s_hpc.cluster.slurm import SlurmExecutor
+
+        return SlurmExecutor(paths, site)
+    return LocalExecutor(paths, site)
+
+
+def _create(paths: RunPaths, resolved: Resolved, command: str) -> RunInfo:
+    """Write the evaluations, then run.json, which makes the folder a run; the first one wins."""
+    name = safe_name(resolved.config.name)
+    info = RunInfo(
+        id=f"{name}-{secrets.token_hex(4)}",
+        name=name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        versions=_versions(),
+        git=_git_state(),
+        config=resolved.config.model_dump(mode="json"),
+        site=resolved.site.model_dump(mode="json"),
+        models={n: s.model_dump() for n, s in model_sources(resolved.config).items()},
+        identities=resolved.identities,
+        frozen=resolved.space.frozen,
+        liveness=resolved.liveness,
+        references=resolved.references,
+        science=resolved.science,
+    )
+    for evaluation_name, evaluation in resolved.evaluations.items():
+        write_json(paths.evaluation(evaluation_name), evaluation.model_dump(mode="json"))
+    if not create_json(paths.run_json, info.model_dump(mode="json")):
+        return read_run(paths.folder)
+    return info
+
+
+def _check_free(folder: Path) -> None:
+    """A new run wants an empty folder; what a crash before run.json left is fine."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError("the run directory is a file", path=folder)
+    others = [p.name for p in folder.iterdir() if p.name != "evaluations"] if folder.exists() else []
+    if others:
+        raise UserError(
+            f"the folder is not empty and not a run directory (found {sorted(others)[0]})",
+            hint="name another one with --run",
+            path=folder,
+        )
+
+
+def _check_same_search(info: RunInfo, resolved: Resolved, folder: Path) -> None:
+    ours, theirs = resolved.science, info.science
+    rows = difference(theirs, ours)
+    if rows:
+        raise UserError(
+            "the run directory holds another search:\n" + side_by_side(rows),
+            hint="name another directory with --run, or give the same settings to go on",
+            path=folder,
+        )
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (key, old value, new value) of the settings that differ."""
+    return [
+        (key, _shown(old, key), _shown(new, key))
+        for key in sorted(old.keys() | new.keys())
+        if _plain(old.get(key)) != _plain(new.get(key))
+    ]
+
+
+def side_by_side(rows: list[tuple[str, str, str]]) -> str:
+    """Return differing settings as text in two columns."""
+    table = [("setting", "in the run", "given now"), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )
+
+
+def _record_start(
+    controller: Controller, info: RunInfo, config: SearchConfig, command: str
+) -> None:
+    """Journal that a controller starts, and which operational settings changed since the run began."""
+    before = flatten(validate(SearchConfig, info.config).model_dump(mode="json"))
+    changed = [
+        {"event": "changed", "key": key, "old": old, "new": new}
+        for key, old, new in difference(before, flatten(config.model_dump(mode="json")))
+    ]
+    if controller.state.completed and not changed:
+        return
+    while not controller.record([{"event": "started", "command": command}, *changed]):
+        controller.refresh()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_state() -> dict[str, str] | None:
+    """Return commit and cleanliness of the working tree that the job is run from, if it is one."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        dirty = _git("status", "--porcelain")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": "yes" if dirty else "no"}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return str(settings[key]) if key in settings else "(not set)"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,305 @@
+"""One step of the controller: observe, decide, act. Nothing in memory matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from l2s_hpc.analysis.fitness import Measures, measures
+from l2s_hpc.analysis.frames import Frames
+from l2s_hpc.cluster.jobs import Executor
+from l2s_hpc.controller.choose import choose
+from l2s_hpc.controller.decide import (
+    Abandon,
+    Accept,
+    Action,
+    Adopt,
+    Ask,
+    Complete,
+    Fail,
+    Fix,
+    Penalise,
+    Policy,
+    Stage,
+    Submit,
+    Tell,
+    decide,
+)
+from l2s_hpc.controller.observe import Observer
+from l2s_hpc.controller.resolve import Resolved
+from l2s_hpc.errors import DamageError, IncompleteError, SubmitError
+from l2s_hpc.measures.tradeoff import non_dominated
+from l2s_hpc.recipes.recipe import make_recipe
+from l2s_hpc.records import CandidateTask, Recipe, Task
+from l2s_hpc.search.evolve import Evolution, Generation
+from l2s_hpc.search.objectives import constraints, minimised, objectives, violations
+from l2s_hpc.store.files import link_durably, move_to_quarantine, write_json
+from l2s_hpc.store.journal import Event, Journal
+from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import RunInfo
+from l2s_hpc.store.scores import verify_table
+from l2s_hpc.store.state import RunState
+
+
+class Controller:
+    """Drives one run. Several on one run are harmless: the journal decides who acts."""
+
+    def __init__(
+        self, paths: RunPaths, info: RunInfo, resolved: Resolved, executor: Executor
+    ) -> None:
+        self.paths = paths
+        self.state = RunState()
+        self._info = info
+        self._resolved = resolved
+        self._config = resolved.config
+        self._executor = executor
+        self._journal = Journal(paths.journal)
+        self._observer = Observer(paths, executor, resolved.site.grace_seconds)
+        self._evolution = Evolution(resolved.config, resolved.space)
+        self._objectives = objectives(resolved.config)
+        self._constraints = constraints(resolved.config)
+        self.policy = Policy(
+            generations=resolved.config.search.generations,
+            attempts=resolved.site.attempts,
+            failures=resolved.config.search.failures,
+            references=info.reference_ids(),
+            parents=info.parent_ids(),
+        )
+        self.refresh()
+
+    def step(self) -> bool:
+        """Do what is to be done now; return whether there was anything.
+
+        Raises:
+            IncompleteError: the run was stopped, or must not go on; the same command resumes.
+            SubmitError: the job was refused; nothing is half recorded.
+        """
+        self.refresh()
+        if self.state.stopped:
+            raise IncompleteError("stopped by `l2s stop`", hint="the same command goes on")
+        observed = self._observer.look(self.state)
+        actions = decide(self.state, observed, self.policy)
+        return self._act(actions)
+
+    def refresh(self) -> None:
+        """Read what is new in the journal."""
+        for entry in self._journal.refresh():
+            self.state.apply(entry)
+
+    def record(self, events: list[Event]) -> bool:
+        """Append events as one entry; False if another controller was faster."""
+        before = len(self._journal.entries)
+        won = self._journal.append(events)
+        if won:
+            self.state.apply(self._journal.entries[before])
+        return won
+
+    def _act(self, actions: Sequence[Action]) -> bool:
+        """Turn actions into events and record them in one entry; a submission stands alone."""
+        for action in actions:
+            if isinstance(action, Submit):
+                return self._submit(action)
+        events = [event for action in actions if (event := self._event(action)) is not None]
+        return bool(events) and self.record(events)
+
+    def _event(self, action: Action) -> Event | None:
+        match action:
+            case Adopt(batch, job):
+                return {"event": "submitted", "batch": batch, "job": job}
+            case Abandon(batch):
+                return {"event": "abandoned", "batch": batch, "reason": "it was never submitted"}
+            case Accept():
+                return self._accept(action)
+            case Fail():
+                return self._fail(action)
+            case Penalise(evaluation, candidate, reason):
+                return {
+                    "event": "penalised",
+                    "evaluation": evaluation,
+                    "candidate": candidate,
+                    "reason": reason,
+                }
+            case Ask(generation):
+                return self._ask(generation)
+            case Tell(generation):
+                return self._tell(generation)
+            case Stage(evaluation):
+                return self._stage(evaluation)
+            case Fix():
+                return self._fix()
+            case Complete():
+                return {"event": "completed"}
+        return None
+
+    def _accept(self, action: Accept) -> Event:
+        """Verify a table, give it its accepted name, and let it count."""
+        attempt, receipt = action.attempt, action.receipt
+        where = (attempt.evaluation, attempt.generation, attempt.candidate)
+        source = self.paths.attempt(*where, attempt.attempt)
+        try:
+            verify_table(source.scores, receipt)
+            self._check_receipt(receipt.run, receipt.protocol, receipt.rows, attempt.evaluation)
+        except DamageError as error:
+            return self._fail(Fail(attempt, "damaged", str(error), counted=False))
+        link_durably(source.scores, self.paths.scores(*where))
+        link_durably(source.outputs, self.paths.outputs(*where))
+        link_durably(source.receipt, self.paths.receipt(*where))
+        return {
+            "event": "accepted",
+            "evaluation": attempt.evaluation,
+            "generation": attempt.generation,
+            "candidate": attempt.candidate,
+            "attempt": attempt.attempt,
+            "content_sha256": receipt.content_sha256,
+            "rows": receipt.rows,
+        }
+
+    def _check_receipt(self, run: str, protocol: str, rows: int, evaluation: str) -> None:
+        described = self._resolved.evaluations[evaluation]
+        expected = len(described.items) * described.protocol.samples
+        if run != self._info.id:
+            raise DamageError(f"a table of another run: {run}")
+        if protocol != described.protocol.hash:
+            raise DamageError(f"a table of another protocol: {protocol}")
+        if rows != expected:
+            raise DamageError(f"{rows} rows instead of {expected}")
+
+    def _fail(self, action: Fail) -> Event:
+        attempt = action.attempt
+        if action.kind == "damaged":
+            where = (attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt)
+            folder = self.paths.attempt(*where).folder
+            if folder.exists():
+                move_to_quarantine(folder, self.paths.quarantine)
+        return {
+            "event": "failed",
+            "evaluation": attempt.evaluation,
+            "candidate": attempt.candidate,
+            "attempt": attempt.attempt,
+            "kind": action.kind,
+            "message": action.message,
+            "counted": action.counted,
+        }
+
+    def _submit(self, action: Submit) -> bool:
+        """Record the intent, submit, record the job: in this order, each durable before the next."""
+        batch = f"l2s-{self._info.id}-{len(self._journal.entries) + 1:06d}"
+        tasks = self._tasks(action, batch)
+        for task in tasks:
+            write_json(self.paths.task(task.key), task.model_dump(mode="json"))
+        if not self.record([_intent(batch, tasks)]):
+            return False
+        try:
+            job = self._executor.submit(batch, [task.key for task in tasks])
+        except SubmitError as error:
+            self.record([{"event": "abandoned", "batch": batch, "reason": error.message}])
+            raise
+        return self.record([{"event": "submitted", "batch": batch, "job": job}])
+
+    def _tasks(self, action: Submit, batch: str) -> list[Task]:
+        size = self._resolved.site.candidates_per_task
+        number = batch.rpartition("-")[2]
+        candidates = [
+            CandidateTask(
+                evaluation=action.evaluation,
+                generation=generation,
+                candidate=candidate,
+                attempt=attempt,
+                recipe=self._recipe(candidate),
+            )
+            for candidate, generation, attempt in action.candidates
+        ]
+        groups = [candidates[start : start + size] for start in range(0, len(candidates), size)]
+        return [
+            Task(key=f"{action.evaluation}-{number}-{index:04d}", candidates=tuple(group))
+            for index, group in enumerate(groups)
+        ]
+
+    def _recipe(self, candidate: str) -> Recipe:
+        for recipe in self._info.references.values():
+            if recipe.candidate == candidate:
+                return recipe
+        genome = self.state.genomes[candidate]
+        return make_recipe(self._config, self._resolved.space, genome, self._info.identities)
+
+    def _ask(self, generation: int) -> Event:
+        genomes = self._evolution.ask(self._history())
+        space, identities = self._resolved.space, self._info.identities
+        candidates = [
+            make_recipe(self._config, space, genome, identities).candidate for genome in genomes
+        ]
+        return {
+            "event": "asked",
+            "generation": generation,
+            "genomes": [list(genome) for genome in genomes],
+            "candidates": candidates,
+        }
+
+    def _history(self) -> list[Generation]:
+        return [
+            Generation(g.genomes, g.objectives, g.violations or ())
+            for g in self.state.generations
+            if g.objectives is not None
+        ]
+
+    def _tell(self, number: int) -> Event:
+        found = self._measured("search", self.state.generations[number].candidates)
+        of_parents = {name: found[candidate] for name, candidate in self.policy.parents.items()}
+        rows = [found.get(c) for c in self.state.generations[number].candidates]
+        return {
+            "event": "told",
+            "generation": number,
+            "objectives": [minimised(self._objectives, row) for row in rows],
+            "violations": [violations(self._constraints, row, of_parents) for row in rows],
+        }
+
+    def _measured(self, evaluation: str, candidates: Sequence[str]) -> dict[str, Measures]:
+        """Return the measures of the accepted ones among candidates, and of the parents."""
+        frames = Frames(self.paths, self.state.accepted.values())
+        wanted = [*self.policy.parents.values(), *candidates]
+        accepted = [c for c in dict.fromkeys(wanted) if (evaluation, c) in self.state.accepted]
+        return measures(frames, evaluation, accepted, self.policy.parents)
+
+    def _stage(self, evaluation: str) -> Event:
+        chosen = self.state.front if evaluation == "report" else self._search_front()
+        everyone = [*(chosen or ()), *self.state.picks.values(), *self.policy.references.values()]
+        known = [c for c in dict.fromkeys(everyone) if ("search", c) not in self.state.penalised]
+        return {"event": "stage", "evaluation": evaluation, "candidates": known}
+
+    def _search_front(self) -> list[str]:
+        """Return the feasible candidates that no other dominates, over all generations."""
+        points: dict[str, tuple[float, ...]] = {}
+        for generation in self._history():
+            for index, genome in enumerate(generation.genomes):
+                feasible = all(value <= 0 for value in generation.violations[index])
+                if feasible:
+                    recipe = make_recipe(
+                        self._config, self._resolved.space, genome, self._info.identities
+                    )
+                    points[recipe.candidate] = generation.objectives[index]
+        if not points:
+            return []
+        mask = non_dominated(list(points.values()))
+        return [candidate for candidate, on_front in zip(points, mask, strict=True) if on_front]
+
+    def _fix(self) -> Event:
+        found = self._measured("selection", self.state.stages["selection"])
+        searched = {c: found[c] for c in self.state.stages["selection"] if c in self.state.genomes and c in found}
+        of_parents = {name: found[candidate] for name, candidate in self.policy.parents.items()}
+        chosen = choose(searched, of_parents, self._objectives, self._constraints)
+        return {"event": "fixed", "front": list(chosen.front), "picks": chosen.picks}
+
+
+def _intent(batch: str, tasks: Sequence[Task]) -> Event:
+    return {
+        "event": "intent",
+        "batch": batch,
+        "tasks": [
+            {
+                "key": task.key,
+                "candidates": [
+                    [c.evaluation, c.generation, c.candidate, c.attempt] for c in task.candidates
+                ],
+            }
+            for task in tasks
+        ],
+    }

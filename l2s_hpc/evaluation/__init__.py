@@ -1,0 +1,1 @@
+"""Benchmarks, prompts, answer extraction and grading: no torch, no GPU."""

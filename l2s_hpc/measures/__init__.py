@@ -1,0 +1,1 @@
+"""Numbers about candidates: transfer rates, intervals, trade-offs; numpy in, numpy out."""

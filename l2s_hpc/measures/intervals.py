@@ -1,0 +1,212 @@
+"""95 % intervals of rates and means over benchmark items, and tests of paired differences.
+
+Items are resampled within their benchmark, and all candidates share one set of resamples, so that
+intervals are repeatable and candidates stay comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from l2s_hpc.errors import UserError
+
+Floats = NDArray[np.float64]
+
+Z = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
+QUANTILES = (0.025, 0.975)
+SMALL = 50  # below this count the percentile bootstrap of a rate covers visibly less than 95 %
+REPLICATES = 2000
+SEED = 20250101
+_CHUNK = 250  # resamples whose item weights are in memory at once; divides REPLICATES
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval for each candidate; NaN where the quantity itself is null.
+
+    Attributes:
+        low: lower ends, in the unit of the quantity, a float or shape `[candidates]`.
+        high: upper ends, same shape.
+    """
+
+    low: Floats
+    high: Floats
+
+
+def wilson(count: ArrayLike, n: ArrayLike) -> Interval:
+    """Return Wilson's score interval of the proportion `count / n`, elementwise; NaN where n = 0.
+
+    Source: E. B. Wilson (1927), JASA 22, 209-212.
+
+    Raises:
+        UserError: a count is negative or exceeds its n.
+    """
+    k, total = (x.astype(np.float64) for x in np.broadcast_arrays(count, n))
+    if not np.all((k >= 0) & (k <= total)):
+        raise UserError("a count must lie between 0 and its total")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = k / total
+        centre = (p + Z**2 / (2 * total)) / (1 + Z**2 / total)
+        half = Z * np.sqrt(p * (1 - p) / total + Z**2 / (4 * total**2)) / (1 + Z**2 / total)
+    # The ends are exact at no and at all successes; rounding must not leave 1e-17 there.
+    low = np.where(k == 0, np.where(total > 0, 0.0, np.nan), centre - half)
+    high = np.where(k == total, np.where(total > 0, 1.0, np.nan), centre + half)
+    return Interval(low[()], high[()])
+
+
+def rate_interval(
+    numerator: NDArray[Any], denominator: NDArray[Any], strata: NDArray[Any]
+) -> Interval:
+    """Return the interval of the pooled rate Σ numerator / Σ denominator over items.
+
+    A percentile bootstrap over items, stratified, that resamples numerator and denominator
+    together. Where the denominator counts fewer than 50, or none or all of it is hit, the bootstrap
+    covers too little and Wilson's interval on the count stands in. NTR is `(solved & ~right,
+    solved)`, PTR `(~solved & right, ~solved)`, accuracy `(right, ones)`.
+
+    Args:
+        numerator: bool, shape `[items]` or `[candidates, items]`, true only where `denominator` is.
+        denominator: bool, shape `[items]`.
+        strata: the benchmark of each item, shape `[items]`, any sortable dtype.
+
+    Raises:
+        UserError: shapes differ, there are no items, or a numerator exceeds its denominator.
+    """
+    hit, base = numerator.astype(bool), denominator.astype(bool)
+    _check(hit, strata)
+    if base.shape != strata.shape or np.any(hit & ~base):
+        raise UserError(
+            "each item of the numerator must be an item of the denominator, of shape [items]"
+        )
+    count, total = hit.sum(axis=-1), base.sum()
+    by_count = wilson(count, total)
+    if total < SMALL:
+        return by_count
+    sums = _resampled_sums(np.vstack([hit, base]), strata)
+    # No resample of 50 or more is empty: the odds are below exp(-50).
+    rates = (sums[:, :-1] / sums[:, -1:]).reshape(REPLICATES, *count.shape)
+    low, high = np.quantile(rates, QUANTILES, axis=0)
+    extreme = (count == 0) | (count == total)
+    low, high = np.where(extreme, (by_count.low, by_count.high), (low, high))
+    return Interval(low[()], high[()])
+
+
+def mean_interval(values: NDArray[Any], strata: NDArray[Any]) -> Interval:
+    """Return the interval of the mean over items, by a stratified percentile bootstrap.
+
+    Args:
+        values: for instance output tokens, shape `[items]` or `[candidates, items]`.
+        strata: the benchmark of each item, shape `[items]`, any sortable dtype.
+
+    Raises:
+        UserError: shapes differ, there are no items, or a value is not finite.
+    """
+    _check(values, strata)
+    if not np.all(np.isfinite(values)):
+        raise UserError("a mean needs finite values", hint="name the failed candidates instead")
+    sums = _resampled_sums(np.atleast_2d(values), strata)
+    means = (sums / strata.size).reshape(REPLICATES, *values.shape[:-1])
+    low, high = np.quantile(means, QUANTILES, axis=0)
+    return Interval(low, high)
+
+
+def macro_interval(counts: NDArray[Any], totals: NDArray[Any]) -> Interval:
+    """Return the interval of the unweighted mean of the benchmarks' rates.
+
+    Wilson's intervals of the benchmarks are combined by the distances of their ends from the rates
+    (MOVER: Zou and Donner 2008, Statistics in Medicine 27, 1693-1702), because the bootstrap
+    covers too little for a benchmark of 30 items. NaN where a benchmark's total is 0.
+
+    Args:
+        counts: shape `[benchmarks]` or `[candidates, benchmarks]`.
+        totals: shape `[benchmarks]`, or that of `counts`.
+
+    Raises:
+        UserError: a count is negative or exceeds its total.
+    """
+    each = wilson(counts, totals)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates = counts / np.asarray(totals, dtype=np.float64)
+    n, macro = rates.shape[-1], rates.mean(axis=-1)
+    below = np.sqrt(((rates - each.low) ** 2).sum(axis=-1)) / n
+    above = np.sqrt(((each.high - rates) ** 2).sum(axis=-1)) / n
+    return Interval(macro - below, macro + above)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test.
+
+    Under the null hypothesis the smaller discordant count is binomial with probability 1/2
+    (Q. McNemar 1947, Psychometrika 12, 153-157). Computed in integers, so exact at any size.
+
+    Args:
+        only_a: items that only candidate A solves.
+        only_b: items that only candidate B solves.
+
+    Raises:
+        UserError: a count is negative.
+    """
+    if only_a < 0 or only_b < 0:
+        raise UserError("discordant counts cannot be negative")
+    n, fewer = int(only_a + only_b), int(min(only_a, only_b))
+    term = tail = 1
+    for k in range(fewer):
+        term = term * (n - k) // (k + 1)
+        tail += term
+    return float(min(1.0, 2 * tail / 2**n))
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Return p-values adjusted for their number (S. Holm 1979, Scand. J. Statistics 6, 65-70).
+
+    Args:
+        p_values: shape `[tests]`; the answer has the same order.
+
+    Raises:
+        UserError: a p-value is not between 0 and 1.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if not np.all((p >= 0) & (p <= 1)):
+        raise UserError("p-values must lie between 0 and 1")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    return np.minimum(adjusted, 1.0)
+
+
+def _check(values: NDArray[Any], strata: NDArray[Any]) -> None:
+    if values.ndim not in (1, 2) or values.shape[-1:] != strata.shape:
+        raise UserError(
+            f"values of shape {list(values.shape)} do not fit strata of shape {list(strata.shape)}",
+            hint="values are [items] or [candidates, items], strata are [items]",
+        )
+    if strata.size == 0:
+        raise UserError("an interval needs at least one item")
+
+
+def _resampled_sums(values: NDArray[Any], strata: NDArray[Any]) -> Floats:
+    """Return the sums of `values [rows, items]` over resampled items, shape `[REPLICATES, rows]`.
+
+    Sums of counts are whole numbers and exact in float64, so they depend on no BLAS or thread.
+    """
+    columns = values.T.astype(np.float64)
+    return np.concatenate([weights @ columns for weights in _item_weights(strata)])
+
+
+def _item_weights(strata: NDArray[Any]) -> Iterator[Floats]:
+    """Yield how often each resample holds each item, as arrays of shape `[_CHUNK, items]`."""
+    rng = np.random.default_rng(SEED)
+    members = [np.flatnonzero(strata == name) for name in np.unique(strata)]
+    for _ in range(REPLICATES // _CHUNK):
+        weights = np.zeros((_CHUNK, strata.size))
+        for items in members:
+            drawn = rng.integers(items.size, size=(_CHUNK, items.size))
+            drawn += np.arange(_CHUNK)[:, None] * items.size  # each resample counts on its own
+            counts = np.bincount(drawn.ravel(), minlength=_CHUNK * items.size)
+            weights[:, items] = counts.reshape(_CHUNK, items.size)
+        yield weights

@@ -1,0 +1,97 @@
+"""Negative and positive transfer: what a merge loses and gains against its parents.
+
+An item counts as solved when at least one parent solves it. The negative transfer rate (NTR) is
+the share of the solved items that the merge gets wrong, the positive transfer rate (PTR) the share
+of the other items that it gets right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2s_hpc.errors import UserError
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The transfer of one merge (each value a number) or of many (each of shape `[candidates]`).
+
+    Always `accuracy == u * (1 - ntr) + (1 - u) * ptr`, where a null rate has no weight.
+
+    Attributes:
+        ntr: lost / n_solved; NaN where no parent solves any item.
+        ptr: gained / (n - n_solved); NaN where the parents solve every item.
+        u: the share of items that some parent solves, n_solved / n.
+        accuracy: the share of items that the merge solves.
+        n: number of items.
+        n_solved: number of items that some parent solves.
+        lost: number of solved items that the merge gets wrong.
+        gained: number of unsolved items that the merge gets right.
+    """
+
+    ntr: Floats
+    ptr: Floats
+    u: float
+    accuracy: Floats
+    n: int
+    n_solved: int
+    lost: Counts
+    gained: Counts
+
+
+def transfer(parents: NDArray[Any], merged: NDArray[Any]) -> Transfer:
+    """Compare merges with their parents, item by item.
+
+    With o_i = max_j Y_ij over parents j: NTR = Σ o_i (1 - Y_im) / Σ o_i and
+    PTR = Σ (1 - o_i) Y_im / Σ (1 - o_i), as the published evaluations of these merges define them.
+
+    Args:
+        parents: 0/1 or bool, shape `[parents, items]`.
+        merged: 0/1 or bool, shape `[items]` or `[candidates, items]`, in the same item order.
+
+    Raises:
+        UserError: the shapes do not fit, there is nothing to compare, or a score is not 0 or 1.
+    """
+    if parents.ndim != 2 or merged.ndim not in (1, 2) or parents.shape[1] != merged.shape[-1]:
+        raise UserError(
+            f"parents have shape {list(parents.shape)} and merges {list(merged.shape)}, but "
+            "[parents, items] and [items] or [candidates, items] are needed",
+            hint="evaluate parents and merges on the same items; none is dropped silently",
+        )
+    if parents.size == 0:
+        raise UserError("transfer needs at least one parent and one item")
+    solved = _as_bool(parents).any(axis=0)
+    right = _as_bool(merged)
+    n, n_solved = solved.size, int(solved.sum())
+    correct = right.sum(axis=-1)
+    kept = right[..., solved].sum(axis=-1)
+    lost, gained = n_solved - kept, correct - kept
+    return Transfer(
+        ntr=_rate(lost, n_solved),
+        ptr=_rate(gained, n - n_solved),
+        u=n_solved / n,
+        accuracy=_rate(correct, n),
+        n=n,
+        n_solved=n_solved,
+        lost=lost,
+        gained=gained,
+    )
+
+
+def _as_bool(scores: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return 0/1 scores as bool; anything else (a NaN, a percentage) is refused, not rounded."""
+    right: NDArray[np.bool_] = scores == 1
+    if not np.all(right | (scores == 0)):
+        raise UserError("scores must be 0 or 1", hint="one declared sample per item, graded")
+    return right
+
+
+def _rate(count: Counts, total: int) -> Floats:
+    return count / total if total else np.full(np.shape(count), np.nan)[()]

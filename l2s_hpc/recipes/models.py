@@ -1,0 +1,245 @@
+"""The input models: where they lie, what is in them, and whether they can be merged.
+
+Reads only JSON and the headers of safetensors files; no weights, no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from l2s_hpc.config import ModelSource
+from l2s_hpc.errors import UserError
+from l2s_hpc.store.files import read_json
+from l2s_hpc.store.layout import shipped
+
+HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+
+_SAMPLES, _SAMPLE_BYTES = 16, 65_536
+_SHAPE_KEYS = (
+    "architectures",
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's place: its file, element type and shape."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """An input model on disk."""
+
+    name: str
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its config.json."""
+        path = self.folder / "config.json"
+        if not path.exists():
+            raise UserError(f"model '{self.name}' has no config.json", path=self.folder)
+        config: dict[str, Any] = read_json(path)
+        return config
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether the output head is the embedding matrix."""
+        return bool(self.config.get("tie_word_embeddings")) and HEAD not in self.tensors
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, from the safetensors headers.
+
+        Raises:
+            UserError: there are only pickle weights, none at all, or a header is damaged.
+        """
+        files = sorted(self.folder.glob("*.safetensors"))
+        if not files:
+            pickles = [p.name for ending in ("*.bin", "*.pt", "*.pth") for p in self.folder.glob(ending)]
+            found = f" (found pickle weights: {', '.join(sorted(pickles))})" if pickles else ""
+            raise UserError(
+                f"model '{self.name}' has no safetensors weights{found}",
+                hint="pickles can run code when they are read; convert them to safetensors",
+                path=self.folder,
+            )
+        tensors: dict[str, Tensor] = {}
+        for file in files:
+            for name, entry in _header(file).items():
+                if name != "__metadata__":
+                    tensors[name] = Tensor(file, entry["dtype"], tuple(entry["shape"]))
+        return tensors
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash that tells these weights from others: headers, sizes and 1 MiB of samples a file.
+
+        It does not read whole files (a 7B model is 15 GB); `l2s fetch` records full hashes.
+        """
+        digest = hashlib.sha256()
+        for file in sorted({tensor.file for tensor in self.tensors.values()}):
+            digest.update(json.dumps([file.name, file.stat().st_size]).encode())
+            with file.open("rb") as stream:
+                for start in _sample_offsets(file.stat().st_size):
+                    stream.seek(start)
+                    digest.update(stream.read(_SAMPLE_BYTES))
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The end-of-text ids that its configs name."""
+        found: set[int] = set()
+        for name in ("config.json", "generation_config.json"):
+            path = self.folder / name
+            ids = read_json(path).get("eos_token_id") if path.exists() else None
+            found.update([ids] if isinstance(ids, int) else ids or [])
+        return tuple(sorted(found))
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored parameters."""
+        total = 0
+        for tensor in self.tensors.values():
+            count = 1
+            for side in tensor.shape:
+                count *= side
+            total += count
+        return total
+
+
+def locate(name: str, source: ModelSource, replacements: Mapping[str, str] | None = None) -> Model:
+    """Find an input model on this machine, without network.
+
+    Args:
+        name: the name that the job gives it.
+        source: where the job says that it comes from.
+        replacements: the site's local folders by hub id.
+
+    Raises:
+        UserError: it is not here; the hint says how to get it.
+    """
+    path = (replacements or {}).get(source.path, source.path)
+    if path.startswith("shipped:"):
+        folder = shipped("data") / path.removeprefix("shipped:")
+    elif path.startswith((".", "/", "~")) or path != source.path:
+        folder = Path(path).expanduser()
+    else:
+        folder = _cached(name, source)
+    if not folder.is_dir():
+        raise UserError(f"model '{name}' is not here: no folder {folder}")
+    return Model(name, folder)
+
+
+def compatibility_faults(models: Mapping[str, Model]) -> list[str]:
+    """Return a line for each reason why these models cannot be merged tensor by tensor."""
+    (first, reference), *others = models.items()
+    faults = []
+    for name, model in others:
+        for key in _SHAPE_KEYS:
+            ours, theirs = reference.config.get(key), model.config.get(key)
+            if ours != theirs:
+                faults.append(f"'{first}' and '{name}' differ in {key}: {ours} and {theirs}")
+        if rope_theta(reference.config) != rope_theta(model.config):
+            faults.append(f"'{first}' and '{name}' differ in rope_theta")
+        faults += _tensor_faults(reference, model)
+    return faults
+
+
+def merged_tensors(models: Mapping[str, Model]) -> list[str]:
+    """Return the sorted names of the merged model's tensors.
+
+    Where some parents tie their head and some do not, the merged model has a head of its own.
+    """
+    names = {name for model in models.values() for name in model.tensors}
+    return sorted(names)
+
+
+def merged_config(models: Mapping[str, Model], tokenizer: str) -> dict[str, Any]:
+    """Return the merged model's config.json: the longest context, tied only if all parents are."""
+    config = dict(models[tokenizer].config)
+    lengths = [model.config.get("max_position_embeddings", 0) for model in models.values()]
+    config["max_position_embeddings"] = max(lengths)
+    config["tie_word_embeddings"] = all(model.tied for model in models.values())
+    config["dtype"] = config["torch_dtype"] = "bfloat16"
+    return config
+
+
+def rope_theta(config: Mapping[str, Any]) -> Any:
+    """Return the rotary base from a config of either generation of transformers."""
+    nested = config.get("rope_parameters") or {}
+    return config.get("rope_theta", nested.get("rope_theta"))
+
+
+def _tensor_faults(ours: Model, theirs: Model) -> list[str]:
+    faults = []
+    pair = f"'{ours.name}' and '{theirs.name}'"
+    for name in sorted(ours.tensors.keys() | theirs.tensors.keys()):
+        a, b = ours.tensors.get(name), theirs.tensors.get(name)
+        if name == HEAD and (ours.tied or theirs.tied):
+            continue
+        if a is None or b is None:
+            faults.append(f"tensor {name} is missing in '{(ours if a is None else theirs).name}'")
+        elif a.shape != b.shape:
+            faults.append(f"{pair} differ in shape of {name}: {list(a.shape)}, {list(b.shape)}")
+    more = len(faults) - 5
+    return [*faults[:5], f"… and {more} more tensors"] if more > 0 else faults
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """Read a safetensors header: eight bytes of length, then JSON."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= 100_000_000:
+            raise UserError("not a safetensors file", path=file)
+        try:
+            header: dict[str, Any] = json.loads(stream.read(length))
+        except ValueError:
+            raise UserError("the safetensors header is damaged", path=file) from None
+    end = 8 + length + max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
+    if file.stat().st_size != end:
+        raise UserError(
+            f"the file has {file.stat().st_size} bytes, its header says {end}",
+            hint="copy or fetch it again",
+            path=file,
+        )
+    return header
+
+
+def _sample_offsets(size: int) -> list[int]:
+    return [size * n // _SAMPLES for n in range(_SAMPLES)]
+
+
+def _cached(name: str, source: ModelSource) -> Path:
+    """Return the folder of a hub model in the local cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(source.path, revision=source.revision, local_files_only=True)
+        )
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+        raise UserError(
+            f"model '{name}' ({source.path}) is not in the hub's cache {home}",
+            hint="run `l2s fetch JOB` on a node with network, or name a folder in the site's [models]",
+        ) from None
+    except ValueError as error:
+        raise UserError(f"model '{name}': {error}") from None

@@ -1,0 +1,177 @@
+"""The records that cross module borders, in the order of the data flow.
+
+job file -> `Evaluation` (a `Protocol` applied to `Item`s) -> `Recipe` -> `CandidateTask` -> `Task`
+-> `Output` -> `Verdict` -> score table -> `Receipt`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """An immutable record that is stored as JSON; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def short_hash(value: Any, digits: int = 16) -> str:
+    """Return the first hexadecimal digits of the sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
+
+
+class Item(Record):
+    """One benchmark problem.
+
+    `item` is the hash of question and gold, followed by `-2`, `-3`, … where a benchmark repeats
+    the pair; `question_hash` depends on the question alone and keeps splits disjoint.
+    """
+
+    benchmark: str
+    item: str
+    question: str
+    gold: str
+    question_hash: str
+    level: str | None = None
+    gradable: bool = True
+
+
+class Protocol(Record):
+    """All that can change a generated token; not the grader."""
+
+    prompt: str
+    max_tokens: int
+    temperature: float
+    top_p: float
+    samples: int
+    seed: int
+    stop_ids: tuple[int, ...]
+    tokenizer: str
+    chunk_items: int
+    engine: str
+    engine_settings: dict[str, Any]
+    merge_device: str
+
+    @property
+    def hash(self) -> str:
+        """The hash that the score tables' `protocol` column holds."""
+        return short_hash(self.model_dump(mode="json"))
+
+
+class Evaluation(Record):
+    """A protocol applied to a set of items: `search`, `selection`, `report` or a user's own."""
+
+    name: str
+    protocol: Protocol
+    items: tuple[Item, ...]
+
+
+class Recipe(Record):
+    """A complete mergekit configuration in canonical form.
+
+    `config` names models as the job file does (`slow`, `fast`, …); `identities` says which
+    weights those names stand for, so that equal recipes of unequal parents differ.
+    """
+
+    config: dict[str, Any]
+    identities: dict[str, str]
+    seed: int = 0
+
+    @cached_property
+    def candidate(self) -> str:
+        """The candidate id: 16 hexadecimal digits of the recipe's sha256."""
+        return short_hash(self.model_dump(mode="json"))
+
+
+class CandidateTask(Record):
+    """One attempt of one candidate: what a node needs to know to make its score table."""
+
+    evaluation: str
+    generation: int
+    candidate: str
+    attempt: int
+    recipe: Recipe
+
+
+class Task(Record):
+    """What one Slurm array task (or one turn of a local worker) does, one candidate after another.
+
+    `key` is unique in the run and safe as a file name.
+    """
+
+    key: str
+    candidates: tuple[CandidateTask, ...]
+
+
+FinishReason = Literal["stop", "length", "cycle", "error"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One generated answer. Token counts are counts of generated ids, the end token included."""
+
+    benchmark: str
+    item: str
+    sample: int
+    seed: int
+    text: str
+    n_prompt_tokens: int
+    n_output_tokens: int
+    n_charged_tokens: int
+    finish_reason: FinishReason
+
+
+GradeStatus = Literal["ok", "no_answer", "undecided", "timeout", "error"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A grader's decision on one output; everything but a decided right answer is not correct."""
+
+    correct: bool
+    extracted: str | None
+    status: GradeStatus
+
+
+class Failure(Record):
+    """Why an attempt left no score table. `interrupted` is nobody's fault and is not counted."""
+
+    kind: Literal["merge", "engine", "generate", "grade", "write", "interrupted", "other"]
+    message: str
+    trace: str = ""
+
+
+class Receipt(Record):
+    """Written by the node after the score table; the only thing that the controller believes."""
+
+    run: str
+    evaluation: str
+    generation: int
+    candidate: str
+    attempt: int
+    protocol: str
+    grader: str = ""
+    host: str
+    device: str
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    started: str
+    ended: str
+    rows: int = 0
+    file_sha256: str = ""
+    content_sha256: str = ""
+    outputs_sha256: str = ""
+    failure: Failure | None = None

@@ -1,0 +1,109 @@
+"""The one module that knows the path names of a run directory and of what the package ships."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from l2s_hpc.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped(name: str) -> Path:
+    """Return a shipped folder (`jobs`, `hpc/sites` or `data`), in a wheel or in a checkout."""
+    in_wheel = _PACKAGE / name
+    return in_wheel if in_wheel.exists() else _PACKAGE.parent / name
+
+
+def safe_name(word: str) -> str:
+    """Return a word that is safe as a file name and in a shell, or raise `UserError`."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", word):
+        raise UserError(
+            f"'{word}' cannot be a name here",
+            hint="use letters, digits, '.', '_' and '-', and begin with a letter or digit",
+        )
+    return word
+
+
+@dataclass(frozen=True)
+class AttemptPaths:
+    """What a node writes for one attempt; analysis never reads it."""
+
+    folder: Path
+
+    @property
+    def scores(self) -> Path:
+        return self.folder / "scores.parquet"
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "outputs.parquet"
+
+    @property
+    def receipt(self) -> Path:
+        return self.folder / "receipt.json"
+
+    def chunk(self, number: int) -> Path:
+        return self.folder / f"chunk-{number:04d}.parquet"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The names inside `results/<run>/`."""
+
+    folder: Path
+
+    @property
+    def run_json(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.folder / "quarantine"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def front_picture(self) -> Path:
+        return self.folder / "front.svg"
+
+    def evaluation(self, name: str) -> Path:
+        return self.folder / "evaluations" / f"{safe_name(name)}.json"
+
+    def task(self, key: str) -> Path:
+        return self.folder / "tasks" / f"{safe_name(key)}.json"
+
+    def candidate_attempts(self, evaluation: str, generation: int, candidate: str) -> Path:
+        return self.folder / "attempts" / evaluation / f"{generation:04d}" / candidate
+
+    def attempt(
+        self, evaluation: str, generation: int, candidate: str, attempt: int
+    ) -> AttemptPaths:
+        parent = self.candidate_attempts(evaluation, generation, candidate)
+        return AttemptPaths(parent / str(attempt))
+
+    def scores(self, evaluation: str, generation: int, candidate: str) -> Path:
+        return self._accepted("scores", evaluation, generation, candidate, "parquet")
+
+    def outputs(self, evaluation: str, generation: int, candidate: str) -> Path:
+        return self._accepted("outputs", evaluation, generation, candidate, "parquet")
+
+    def receipt(self, evaluation: str, generation: int, candidate: str) -> Path:
+        return self._accepted("receipts", evaluation, generation, candidate, "json")
+
+    def _accepted(
+        self, kind: str, evaluation: str, generation: int, candidate: str, ending: str
+    ) -> Path:
+        return self.folder / kind / evaluation / f"{generation:04d}" / f"{candidate}.{ending}"

@@ -1,0 +1,143 @@
+"""Score tables: one row per (candidate, item, sample) of an evaluation, in Parquet.
+
+Every table is written with page checksums, and the sha256 of the whole file stands in its
+receipt: a flipped bit inside a page is otherwise read silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from l2s_hpc.errors import DamageError
+from l2s_hpc.records import Receipt
+from l2s_hpc.store.files import sha256_file, write_durably
+
+SCHEMA_VERSION = "1"
+
+SCORES = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("evaluation", pa.string(), nullable=False),
+        pa.field("protocol", pa.string(), nullable=False),
+        pa.field("generation", pa.int32(), nullable=False),
+        pa.field("candidate", pa.string(), nullable=False),
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("gradable", pa.bool_(), nullable=False),
+        pa.field("extracted", pa.string()),
+        pa.field("gold", pa.string(), nullable=False),
+        pa.field("grader", pa.string(), nullable=False),
+        pa.field("grade_status", pa.string(), nullable=False),
+        pa.field("n_prompt_tokens", pa.int32(), nullable=False),
+        pa.field("n_output_tokens", pa.int32(), nullable=False),
+        pa.field("n_charged_tokens", pa.int32(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+    ],
+    metadata={"schema": f"l2s_hpc scores {SCHEMA_VERSION}"},
+)
+
+OUTPUTS = pa.schema(
+    [
+        pa.field("candidate", pa.string(), nullable=False),
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("n_prompt_tokens", pa.int32(), nullable=False),
+        pa.field("n_output_tokens", pa.int32(), nullable=False),
+        pa.field("n_charged_tokens", pa.int32(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+    ],
+    metadata={"schema": f"l2s_hpc outputs {SCHEMA_VERSION}"},
+)
+
+KEY = ("evaluation", "candidate", "benchmark", "item", "sample")
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> str:
+    """Write rows durably as Parquet and return the sha256 of the file."""
+    table = pa.Table.from_pylist(rows, schema=schema)
+    write_durably(
+        path,
+        lambda temporary: pq.write_table(
+            table, temporary, compression="zstd", write_page_checksum=True
+        ),
+    )
+    return sha256_file(path)
+
+
+def read_table(path: Path, schema: pa.Schema = SCORES) -> pa.Table:
+    """Read a table and check its columns.
+
+    Raises:
+        DamageError: the file is not Parquet, its checksums fail, or its columns differ.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise DamageError(f"not a readable table: {error}", path=path) from error
+    if not table.schema.equals(schema):
+        raise DamageError("its columns are not those of this version's tables", path=path)
+    return table
+
+
+def content_sha256(table: pa.Table) -> str:
+    """Return the hash of a score table's content: rows sorted by key, without `run`.
+
+    Two tables with equal content hashes say the same of every item, whatever run, file order or
+    compression they come from.
+    """
+    ordered = table.drop_columns(["run"]).sort_by([(name, "ascending") for name in KEY])
+    digest = hashlib.sha256()
+    for name in ordered.column_names:
+        values = ordered.column(name).to_pylist()
+        digest.update(json.dumps([name, values], ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+def verify_table(path: Path, receipt: Receipt) -> pa.Table:
+    """Check a score table against its receipt and return it.
+
+    Raises:
+        DamageError: the file is missing, differs from its receipt by a byte, holds another
+            evaluation or candidate than the receipt says, or repeats a key.
+    """
+    if not path.exists():
+        raise DamageError("the score table is missing", path=path)
+    if sha256_file(path) != receipt.file_sha256:
+        raise DamageError("the sha256 differs from the receipt's", path=path)
+    table = read_table(path)
+    _check_owner(table, receipt, path)
+    keys = table.select(["benchmark", "item", "sample"])
+    if keys.group_by(keys.column_names).aggregate([]).num_rows != table.num_rows:
+        raise DamageError("a key (benchmark, item, sample) is repeated", path=path)
+    if content_sha256(table) != receipt.content_sha256:
+        raise DamageError("the content hash differs from the receipt's", path=path)
+    return table
+
+
+def _check_owner(table: pa.Table, receipt: Receipt, path: Path) -> None:
+    if table.num_rows != receipt.rows or not table.num_rows:
+        raise DamageError(f"{table.num_rows} rows, the receipt says {receipt.rows}", path=path)
+    expected = {
+        "run": receipt.run,
+        "evaluation": receipt.evaluation,
+        "protocol": receipt.protocol,
+        "generation": receipt.generation,
+        "candidate": receipt.candidate,
+    }
+    for column, value in expected.items():
+        found = table.column(column).unique().to_pylist()
+        if found != [value]:
+            raise DamageError(f"column {column} holds {found}, not '{value}'", path=path)

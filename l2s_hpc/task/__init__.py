@@ -1,0 +1,1 @@
+"""What runs on a node: recipe -> merged weights -> answers -> score table -> receipt."""

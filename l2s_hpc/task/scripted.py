@@ -1,0 +1,108 @@
+"""A scripted engine: no model, answers drawn from hashes. For tests of everything around it.
+
+Accuracy and length rise with the share of the first model in the recipe, so that a search over it
+has a front to find; which items are right depends on candidate and item alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from l2s_hpc.errors import L2SError
+from l2s_hpc.records import Protocol, Recipe
+from l2s_hpc.task.engines import EngineError, Generated
+
+
+class _Words:
+    """Stands for a tokenizer: one id per byte."""
+
+    chat_template = "scripted"
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(text.encode())
+
+    def apply_chat_template(self, conversation: Sequence[dict[str, str]], **options: Any) -> str:
+        return conversation[-1]["content"]
+
+
+class ScriptedEngine:
+    """Answers at once, or after `delay` seconds a candidate (a setting of the protocol)."""
+
+    device = "none"
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.tokenizer = _Words()
+        self.versions: Mapping[str, str] = {"scripted": "1"}
+        self._protocol = protocol
+        self._recipe: Recipe | None = None
+
+    def load(self, recipe: Recipe) -> Mapping[str, float]:
+        self._recipe = recipe
+        time.sleep(float(self._protocol.engine_settings.get("delay", 0)))
+        self._fault(recipe.candidate)
+        return {"merge": 0.0, "load": 0.0}
+
+    def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[Generated]]:
+        if self._recipe is None:
+            raise EngineError("generate before load")
+        recipe = self._recipe
+        return [
+            [self._answer(recipe, bytes(prompt), sample) for sample in range(self._protocol.samples)]
+            for prompt in prompts
+        ]
+
+    def close(self) -> None:
+        self._recipe = None
+
+    def _answer(self, recipe: Recipe, prompt: bytes, sample: int) -> Generated:
+        share = _share_of_first(recipe)
+        draw = _draw(recipe.candidate.encode(), prompt, str(sample).encode())
+        right = _draw(prompt) < 0.3 + 0.65 * share or draw < 0.05
+        gold = prompt.rsplit(b"=", 1)[-1].strip().decode(errors="replace")
+        tokens = 4 + int(share * 80 + 12 * draw)
+        text = f"\\boxed{{{gold if right else 'no'}}}"
+        if tokens > self._protocol.max_tokens:
+            return Generated(sample, 0, "", self._protocol.max_tokens, "length")
+        return Generated(sample, 0, text, tokens, "stop")
+
+    def _fault(self, candidate: str) -> None:
+        """Fail as the settings say: `faults = {kind: share of the candidates}`."""
+        faults: Mapping[str, float] = self._protocol.engine_settings.get("faults", {})
+        for kind, share in faults.items():
+            if _draw(kind.encode(), candidate.encode()) < share:
+                _FAULTS[kind](candidate)
+
+
+def _share_of_first(recipe: Recipe) -> float:
+    """Return the first model's part of all weights, averaged over groups."""
+    totals = {"slow": 0.0, "other": 0.0}
+    for entry in recipe.config["models"]:
+        weight = entry["parameters"].get("weight", 1.0)
+        values = [part["value"] for part in weight] if isinstance(weight, list) else [weight]
+        key = "slow" if entry["model"] == "slow" else "other"
+        totals[key] += sum(values) / len(values)
+    total = totals["slow"] + totals["other"]
+    return min(max(totals["slow"] / total, 0.0), 1.0) if total else 0.0
+
+
+def _draw(*parts: bytes) -> float:
+    return int.from_bytes(hashlib.sha256(b"\0".join(parts)).digest()[:7], "big") / 2**56
+
+
+def _raise(candidate: str) -> None:
+    raise L2SError(f"scripted failure of {candidate}")
+
+
+def _engine(candidate: str) -> None:
+    raise EngineError(f"scripted engine failure at {candidate}")
+
+
+def _die(candidate: str) -> None:
+    os.kill(os.getpid(), 9)
+
+
+_FAULTS = {"error": _raise, "engine": _engine, "kill": _die}

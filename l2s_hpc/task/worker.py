@@ -1,0 +1,157 @@
+"""The node's entry: `python -m l2s_hpc.task.worker RUN TASK`.
+
+Does the candidates of a task one after another in one warm engine. With `-` as TASK it reads task
+keys from standard input, a line each, and says `done KEY` after each: so a local worker pays for
+its imports once. Truth is in the receipts; nothing that it prints is believed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from l2s_hpc.config import ModelSource
+from l2s_hpc.errors import L2SError
+from l2s_hpc.evaluation.grading import Grader
+from l2s_hpc.recipes.models import Model, locate
+from l2s_hpc.records import Evaluation, Failure, Protocol, Task
+from l2s_hpc.store.files import read_json
+from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import read_run
+from l2s_hpc.task.engines import Engine, EngineError, open_engine
+from l2s_hpc.task.evaluate import Attempt
+
+
+class Interrupted(BaseException):
+    """SIGTERM or USR2 came: time limit, preemption, a user's stop, or a dead controller."""
+
+
+class Worker:
+    """Keeps what is dear between candidates: the parents, the engine, the grader."""
+
+    def __init__(self, run: Path) -> None:
+        self.paths = RunPaths(run)
+        self.info = read_run(run)
+        self.grader = Grader()
+        self.engine: Engine | None = None
+        self._engine_key: Protocol | None = None
+        self._evaluations: dict[str, Evaluation] = {}
+
+    def do(self, key: str) -> None:
+        """Do one task; every candidate of it has a receipt afterwards, unless we are killed."""
+        task = Task.model_validate(read_json(self.paths.task(key)))
+        for candidate in task.candidates:
+            evaluation = self._evaluation(candidate.evaluation)
+            attempt = Attempt(self.info.id, self.paths, candidate, evaluation)
+            if not attempt.paths.receipt.exists():
+                self._attempt(attempt)
+
+    def close(self) -> None:
+        self.grader.close()
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = self._engine_key = None
+
+    def _attempt(self, attempt: Attempt) -> None:
+        try:
+            with attempt.clock.phase("start"):
+                engine = self._open(attempt.evaluation.protocol)
+            attempt.complete(engine, self.grader)
+        except Interrupted as error:
+            attempt.fail(Failure(kind="interrupted", message=str(error)), self.engine)
+            raise
+        except Exception as error:  # the outermost frame: written down, and the next one goes on
+            attempt.fail(_failure(error), self.engine)
+            if not isinstance(error, L2SError) or isinstance(error, EngineError):
+                self._discard_engine()
+
+    def _open(self, protocol: Protocol) -> Engine:
+        if self.engine is None or self._engine_key != protocol:
+            self._discard_engine()
+            self.engine = open_engine(protocol, self._models())
+            self._engine_key = protocol
+        return self.engine
+
+    def _discard_engine(self) -> None:
+        engine, self.engine, self._engine_key = self.engine, None, None
+        if engine is not None:
+            engine.close()
+
+    def _models(self) -> dict[str, Model]:
+        return {
+            name: locate(name, ModelSource(**source), self.info.site["models"])
+            for name, source in self.info.models.items()
+        }
+
+    def _evaluation(self, name: str) -> Evaluation:
+        if name not in self._evaluations:
+            value = read_json(self.paths.evaluation(name))
+            self._evaluations[name] = Evaluation.model_validate(value)
+        return self._evaluations[name]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the worker; exit code 0 also after failed candidates, whose receipts say so."""
+    run, key = arguments
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if key == "-":
+        _end_with_parent()
+    worker = Worker(Path(run))
+    try:
+        for task in _keys() if key == "-" else [key]:
+            worker.do(task)
+            print(f"done {task}", flush=True)
+    except Interrupted as error:
+        print(f"interrupted: {error}", file=sys.stderr, flush=True)
+        return 143
+    finally:
+        worker.close()
+    return 0
+
+
+def _keys() -> Iterator[str]:
+    for line in sys.stdin:
+        yield line.strip()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Once is enough: a second signal must not break the receipt that the first one causes.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    raise Interrupted(f"{signal.Signals(number).name} received")
+
+
+def _end_with_parent() -> None:
+    """A local worker ends when its controller has died, so that no two work on one run."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _failure(error: Exception) -> Failure:
+    kind = getattr(error, "kind", None) or _KINDS.get(type(error).__name__, "other")
+    trace = "" if isinstance(error, L2SError) else traceback.format_exc()[-4000:]
+    return Failure(kind=kind, message=f"{type(error).__name__}: {error}", trace=trace)
+
+
+_KINDS = {"MergeError": "merge", "EngineError": "engine", "OSError": "write"}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
