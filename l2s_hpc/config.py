@@ -9,13 +9,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from l2s_hpc.errors import UserError, did_you_mean
 
 Scalar = bool | int | float | str
+Name = Annotated[str, Field(pattern=r"^\w+$")]
+"""A name that the user gives: it stands between dots in gene names and constraints."""
 C = TypeVar("C", bound="Config")
 
 
@@ -23,7 +25,11 @@ class Config(BaseModel):
     """A part of a configuration file: immutable, unknown keys are refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
 
@@ -31,7 +37,7 @@ class ModelSource(Config):
     """Where a model comes from."""
 
     path: str
-    """A folder (`./…`, `/…`, `~/…`), `shipped:toy/slow`, or a hub id such as `Qwen/Qwen2.5-Math-7B`."""
+    """A folder (`./…`, `/…`, `~/…`), `shipped:toy/slow`, or a hub id: `Qwen/Qwen2.5-Math-7B`."""
     revision: str | None = None
     """The commit of the hub repository; empty means the one that is in the cache."""
 
@@ -45,17 +51,17 @@ class MergeConfig(Config):
     """How models are merged; becomes the fixed part of every recipe."""
 
     method: str
-    """A merge method of mergekit: linear, slerp, task_arithmetic, ties, dare_ties; others untested."""
+    """mergekit's: linear, slerp, task_arithmetic, ties, dare_ties; others are untested."""
     base: ModelSource | None = None
-    """The base model: the name of a parent, or a model of its own. Empty for methods without base."""
+    """The base: the name of a parent, or a model of its own. Empty for methods without base."""
     models: tuple[str, ...] = ()
     """Names of the parents that are merged; empty means all parents but the base."""
     parameters: dict[str, Scalar] = {}
     """Fixed parameters of the method, such as `normalize = true`."""
-    groups: dict[str, tuple[str, ...]] = {}
-    """Groups of tensors for genes: name = selectors (`layers.0-13`, `attention`, `layers.3.mlp`, …)."""
+    groups: dict[Name, tuple[str, ...]] = {}
+    """Groups of tensors for genes: name = selectors (`layers.0-13`, `mlp`, `layers.3.mlp`, …)."""
     tokenizer: str = ""
-    """The parent whose tokenizer and generation settings the merged model gets; empty: the first."""
+    """The parent whose tokenizer and generation settings the result gets; empty: the first."""
     seed: int = Field(0, ge=0)
     """The seed of methods that draw random numbers (DARE, DELLA)."""
 
@@ -97,7 +103,7 @@ class AlgorithmConfig(Config):
     generations: int = Field(10, ge=1)
     """Number of generations, the first included; may grow later."""
     start: Literal["random", "grid"] = "random"
-    """The first generation: random genomes, or a coarse grid in which the groups share one value."""
+    """The first generation: random, or a coarse grid in which the groups share one value."""
     grid: int = Field(4, ge=2)
     """Points per axis of the grid start (one axis per parameter and model)."""
     crossover_eta: float = Field(15.0, gt=0)
@@ -112,7 +118,7 @@ class SplitConfig(Config):
     """Which part of the questions a split holds."""
 
     share: float = Field(ge=0, le=1)
-    """Share of all questions, drawn by the seed; ignored where a benchmark brings its own splits."""
+    """Share of all questions, drawn by the seed; unused where a benchmark brings its own splits."""
     max_items: int | None = Field(None, ge=1)
     """At most this many questions of each benchmark."""
 
@@ -170,7 +176,7 @@ class SearchConfig(Config):
     """A sentence for `l2s jobs`."""
     seed: int = Field(0, ge=0)
     """The seed of the search and of the splits."""
-    parents: dict[str, ModelSource]
+    parents: dict[Name, ModelSource]
     """The input models by name, the slow-thinking one first: `slow` and `fast`, and more."""
     merge: MergeConfig
     """How they are merged."""
@@ -190,6 +196,14 @@ class SearchConfig(Config):
     """How answers are generated."""
     references: ReferencesConfig = ReferencesConfig()
     """What the search is compared with."""
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return names
 
 
 OPERATIONAL = ("description", "search.generations", "search.failures")
@@ -244,7 +258,7 @@ class SiteConfig(Config):
     throttle: int = Field(256, ge=1)
     """slurm: most tasks of one array that run at once (`%N`)."""
     setup: tuple[str, ...] = ()
-    """slurm: shell lines before the worker, such as `module load cuda`; your own shell, not checked."""
+    """slurm: shell lines before the worker, such as `module load cuda`; your own, not checked."""
     sbatch: dict[str, str | int | bool] = {}
     """slurm: any other flag of sbatch, without the dashes."""
     scripted: dict[str, Any] = {}
@@ -277,8 +291,23 @@ def validate(kind: type[C], data: Mapping[str, Any], path: Path | None = None) -
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        faults = [_fault(kind, dict(fault)) for fault in error.errors()]
+        faults = [_fault(kind, fault) for fault in _own_faults(error)]
         raise UserError("\n".join(faults), path=path) from None
+
+
+def documented(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return (dotted key, default, meaning) of every key of a configuration file."""
+    rows = []
+    for name, field in kind.model_fields.items():
+        key = f"{prefix}{name}"
+        inner = _models_in(field.annotation)
+        default = "(required)" if field.is_required() else repr(field.get_default())
+        nested = inner and issubclass(inner[0], Config)
+        rows.append((key, "" if nested else default, field.description or ""))
+        if nested:
+            mark = f"{key}.<name>." if "dict" in str(field.annotation) else f"{key}."
+            rows += documented(inner[0], mark)
+    return rows
 
 
 def science(config: SearchConfig) -> dict[str, Any]:
@@ -317,7 +346,9 @@ def _anchored(config: SearchConfig, folder: Path) -> SearchConfig:
 def _load(kind: type[C], path: Path, overrides: Iterable[str]) -> C:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", path=path) from None
+    except ValueError as error:  # not TOML, or not UTF-8
         raise UserError(f"not valid TOML: {error}", path=path) from None
     for override in overrides:
         _override(data, override)
@@ -327,7 +358,7 @@ def _load(kind: type[C], path: Path, overrides: Iterable[str]) -> C:
 def _override(data: dict[str, Any], override: str) -> None:
     """Apply one `a.b=v`; the value is TOML, or text where it is not."""
     dotted, equals, text = override.partition("=")
-    if not equals:
+    if not equals or not dotted.strip():
         raise UserError(f"--set {override}", hint="write --set key.name=value")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
@@ -336,13 +367,27 @@ def _override(data: dict[str, Any], override: str) -> None:
     *parents, last = dotted.strip().split(".")
     node: Any = data
     for part in parents:
-        node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        at_list = isinstance(node, list)
+        node = node[_index(node, part, override)] if at_list else node.setdefault(part, {})
         if not isinstance(node, dict | list):
             raise UserError(f"--set {override}: '{part}' is a value, not a table")
-    if isinstance(node, list):
-        node[int(last)] = value
-    else:
-        node[last] = value
+    node[_index(node, last, override) if isinstance(node, list) else last] = value
+
+
+def _index(entries: list[Any], part: str, override: str) -> int:
+    if part.isdecimal() and int(part) < len(entries):
+        return int(part)
+    raise UserError(
+        f"--set {override}: '{part}' is not an entry of the list",
+        hint=f"its entries are 0 to {len(entries) - 1}",
+    )
+
+
+def _own_faults(error: ValidationError) -> list[dict[str, Any]]:
+    """Return the faults, less those of a list that is too short only because of a faulty entry."""
+    faults: list[dict[str, Any]] = [dict(fault) for fault in error.errors()]
+    within = {f["loc"][:n] for f in faults for n in range(len(f["loc"]))}
+    return [f for f in faults if f["type"] != "too_short" or f["loc"] not in within]
 
 
 def _fault(kind: type[BaseModel], fault: dict[str, Any]) -> str:

@@ -42,6 +42,10 @@ class IncompleteError(L2SError):
     exit_code = 3
 
 
+class Unreachable(IncompleteError):
+    """Slurm gives no answer at the moment; nothing is known, so nothing is done or failed."""
+
+
 class DamageError(L2SError):
     """A stored file is not what its receipt says."""
 

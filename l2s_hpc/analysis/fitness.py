@@ -25,16 +25,17 @@ def measures(
         frames: the run's tables.
         evaluation: its name.
         candidates: candidate ids, all with a table there.
-        parents: the parents' candidate ids by name, for transfer rates.
+        parents: the parents' candidate ids by name, for transfer rates; without them every
+            transfer rate is None.
 
     Raises:
         DamageError: a table is damaged, or a candidate lacks items of its parents.
     """
     found = _means(frames, evaluation, candidates)
     for candidate, rates in _transfer_rates(frames, evaluation, candidates, parents).items():
-        found[candidate] |= rates
+        found[candidate].update(rates)
     for values in found.values():
-        values |= _macro(values)
+        values.update(_macro(values))
     return found
 
 
@@ -63,17 +64,17 @@ def _transfer_rates(
     ids = list(dict.fromkeys([*parents.values(), *candidates]))
     tensor = frames.tensor(evaluation, ids)
     of_parents = [ids.index(parent) for parent in parents.values()]
-    benchmarks = np.array([benchmark for benchmark, _ in tensor.items])
+    benchmarks = tensor.benchmarks
     columns = {"": np.ones(len(benchmarks), dtype=bool)}
     columns |= {f".{name}": benchmarks == name for name in sorted(set(benchmarks.tolist()))}
     found: dict[str, Measures] = {candidate: {} for candidate in candidates}
     for suffix, chosen in columns.items():
         values = tensor.values[:, chosen]
-        result = transfer(values[of_parents], values)
+        rates = transfer(values[of_parents], values) if parents else None
         for candidate in candidates:
             row = ids.index(candidate)
-            found[candidate][f"ntr{suffix}"] = _number(result.ntr[row])
-            found[candidate][f"ptr{suffix}"] = _number(result.ptr[row])
+            found[candidate][f"ntr{suffix}"] = _number(rates.ntr[row]) if rates else None
+            found[candidate][f"ptr{suffix}"] = _number(rates.ptr[row]) if rates else None
     return found
 
 

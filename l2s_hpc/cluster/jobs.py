@@ -25,11 +25,16 @@ class JobState:
 class Executor(Protocol):
     """Takes batches of tasks. What comes of them is read from receipts, not from here."""
 
+    @property
+    def most_tasks(self) -> int:
+        """The most tasks that one batch may have."""
+
     def submit(self, batch: str, tasks: Sequence[str]) -> str:
         """Submit tasks under a unique name and return a reference to the job.
 
         Raises:
             SubmitError: it was refused and nothing was submitted.
+            Unreachable: nobody answered; whether it was submitted is not known.
         """
 
     def find(self, batch: BatchState) -> str | None:

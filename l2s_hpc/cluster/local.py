@@ -28,13 +28,17 @@ class LocalExecutor:
         self._site = site
         self._pools: dict[str, _Pool] = {}
 
+    @property
+    def most_tasks(self) -> int:
+        return sys.maxsize
+
     def submit(self, batch: str, tasks: Sequence[str]) -> str:
         workers = min(self._site.parallel or os.cpu_count() or 1, len(tasks))
         self._pools[batch] = _Pool(self._paths, self._site, batch, tasks, workers)
-        return f"{socket.gethostname()}:{os.getpid()}:{process_start(os.getpid())}"
+        return _reference()
 
     def find(self, batch: BatchState) -> str | None:
-        return None
+        return _reference() if batch.name in self._pools else None
 
     def watch(self, batches: Mapping[str, BatchState]) -> dict[str, JobState]:
         states: dict[str, JobState] = {}
@@ -163,6 +167,11 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
     if stream is None:
         raise OSError("the worker has no pipe")
     return stream
+
+
+def _reference() -> str:
+    """Return what a batch of this process is known by."""
+    return f"{socket.gethostname()}:{os.getpid()}:{process_start(os.getpid())}"
 
 
 def _foreign(job: str | None) -> JobState:

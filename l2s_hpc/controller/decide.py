@@ -1,4 +1,4 @@
-"""What to do next: pure functions of the run's state and of what was observed. No clock, no disk."""
+"""What to do next: pure functions of a run's state and of what was observed. No clock, no disk."""
 
 from __future__ import annotations
 
@@ -14,15 +14,23 @@ MOST_ATTEMPTS = 20
 """Attempts of one candidate in all, whatever the reasons: beyond it something is wrong here."""
 
 
+_NOBODYS_FAULT = ("PREEMPTED", "NODE_FAIL")
+"""How Slurm may end a job for good without any fault of the candidate."""
+
+
 @dataclass(frozen=True)
 class Policy:
-    """The settings that decisions depend on."""
+    """The settings that decisions depend on.
+
+    `only` is a single evaluation of some candidates in place of a search (`l2s run --smoke`).
+    """
 
     generations: int
     attempts: int
     failures: float
     references: Mapping[str, str]
     parents: Mapping[str, str]
+    only: tuple[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,7 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
         return settled
     wanted = _wanted(state, policy)
     if wanted is None:
-        return [] if state.completed else [_begin(state, policy)]
+        return [] if state.completed and not _grows(state, policy) else [_begin(state, policy)]
     evaluation, candidates = wanted
     hopeless = _hopeless(state, evaluation, candidates, policy)
     if hopeless:
@@ -148,8 +156,8 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     missing = _missing(state, evaluation, candidates)
     if missing:
         return [Submit(evaluation, missing)]
-    if all(state.settled(evaluation, candidate) for candidate in candidates):
-        return [_conclude(state, evaluation)]
+    if not state.reopened and all(state.settled(evaluation, c) for c in candidates):
+        return [_conclude(state, evaluation, policy)]
     return []
 
 
@@ -161,13 +169,11 @@ def current(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
 def _settle(state: RunState, observed: Observed) -> list[Action]:
     """Settle batches without a job, and attempts with a receipt or without hope of one."""
     actions: list[Action] = [Adopt(batch, job) for batch, job in (observed.found or {}).items()]
-    actions += [Abandon(batch) for batch in observed.unsubmitted]
     for attempt in state.live_attempts():
-        if attempt.batch not in observed.unsubmitted:
-            action = _outcome(attempt, observed)
-            if action is not None:
-                actions.append(action)
-    return actions
+        action = _outcome(attempt, observed)
+        if action is not None:
+            actions.append(action)
+    return actions + [Abandon(batch) for batch in observed.unsubmitted]
 
 
 def _outcome(attempt: AttemptState, observed: Observed) -> Action | None:
@@ -180,9 +186,10 @@ def _outcome(attempt: AttemptState, observed: Observed) -> Action | None:
         return Fail(attempt, failure.kind, failure.message, counted=failure.kind != "interrupted")
     if receipt is not None:
         return Accept(attempt, receipt)
-    job = observed.jobs.get(attempt.task)
+    job = observed.jobs.get(attempt.task) if attempt.batch not in observed.unsubmitted else None
     if job is not None and job.state == "ended":
-        return Fail(attempt, "lost", job.reason or "its job ended without a receipt", counted=True)
+        message = job.reason or "its job ended without a receipt"
+        return Fail(attempt, "lost", message, counted=job.reason not in _NOBODYS_FAULT)
     if job is not None and job.state == "orphaned":
         return Fail(attempt, "orphaned", job.reason, counted=False)
     return None
@@ -190,6 +197,11 @@ def _outcome(attempt: AttemptState, observed: Observed) -> Action | None:
 
 def _wanted(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
     """Return the evaluation under way and its candidates; None between two of them."""
+    if state.reopened:
+        evaluation = min(state.reopened)[0]
+        return evaluation, sorted(c for name, c in state.reopened if name == evaluation)
+    if policy.only is not None:
+        return None if state.completed else (policy.only[0], list(policy.only[1]))
     if state.told < len(state.generations):
         generation = state.generations[-1]
         extra = policy.references.values() if len(state.generations) == 1 else ()
@@ -202,17 +214,21 @@ def _wanted(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
 
 
 def _begin(state: RunState, policy: Policy) -> Action:
-    if len(state.generations) < policy.generations and not _exhausted(state):
+    if _grows(state, policy):
         return Ask(len(state.generations))
     return Stage("report" if state.front is not None else "selection")
 
 
-def _exhausted(state: RunState) -> bool:
-    """Whether the last generation was empty: the algorithm knows no new point."""
-    return bool(state.generations) and not state.generations[-1].candidates
+def _grows(state: RunState, policy: Policy) -> bool:
+    """Whether there is another generation to come; after an empty one there is none."""
+    exhausted = bool(state.generations) and not state.generations[-1].candidates
+    more = len(state.generations) < policy.generations
+    return more and not exhausted and policy.only is None
 
 
-def _conclude(state: RunState, evaluation: str) -> Action:
+def _conclude(state: RunState, evaluation: str, policy: Policy) -> Action:
+    if policy.only is not None:
+        return Complete()
     if evaluation == "search":
         return Tell(len(state.generations) - 1)
     return Fix() if evaluation == "selection" else Complete()
@@ -230,7 +246,9 @@ def _hopeless(
         if any(attempt.outcome == "live" for attempt in tries):
             continue
         if len(counted) >= policy.attempts or len(tries) >= MOST_ATTEMPTS:
-            reason = f"{counted[-1].kind}: {counted[-1].message}" if counted else "too many attempts"
+            reason = (
+                f"{counted[-1].kind}: {counted[-1].message}" if counted else "too many attempts"
+            )
             _refuse_if_parent(candidate, reason, policy)
             found.append(Penalise(evaluation, candidate, reason))
     return found
@@ -252,7 +270,7 @@ def _check_losses(
     if evaluation == "search" and len(lost) > policy.failures * len(candidates):
         raise IncompleteError(
             f"{len(lost)} of {len(candidates)} candidates of generation "
-            f"{len(state.generations) - 1} failed, more than search.failures = {policy.failures:g}; "
+            f"{len(state.generations) - 1} failed, search.failures = {policy.failures:g} allows less; "
             f"the last reason: {state.penalised[evaluation, lost[-1]]}",
             hint="see the receipts under attempts/; raise --set search.failures to go on",
         )

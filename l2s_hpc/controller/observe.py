@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from l2s_hpc.store.state import AttemptState, BatchState, RunState
 
 
 class Observer:
-    """Looks at live attempts. It remembers only since when a job seems over, for the grace period."""
+    """Looks at live attempts; remembers only since when a job seems over, for the grace period."""
 
     def __init__(self, paths: RunPaths, executor: Executor, grace: float) -> None:
         self._paths = paths
@@ -31,34 +31,39 @@ class Observer:
     def look(self, state: RunState) -> Observed:
         """Return what is to be seen of the live attempts of a run."""
         live = list(state.live_attempts())
-        receipts = {
-            (a.evaluation, a.candidate, a.attempt): receipt
-            for a in live
-            if (receipt := self._receipt(a)) is not None
-        }
-        waiting = {
-            a.batch for a in live if (a.evaluation, a.candidate, a.attempt) not in receipts
-        }
-        batches = {name: state.batches[name] for name in sorted(waiting)}
+        receipts = self._receipts(live)
+        waiting = [a for a in live if (a.evaluation, a.candidate, a.attempt) not in receipts]
+        batches = {name: state.batches[name] for name in sorted({a.batch for a in waiting})}
         submitted = {name: batch for name, batch in batches.items() if batch.job is not None}
         jobs = self._patient(self._executor.watch(submitted)) if submitted else {}
+        # A job that ended between the two looks has left its receipt in between.
+        receipts |= self._receipts(waiting)
         found, unsubmitted = self._without_job(batches)
         return Observed(receipts, jobs, unsubmitted, found)
+
+    def _receipts(
+        self, attempts: Iterable[AttemptState]
+    ) -> dict[tuple[str, str, int], Receipt | DamageError]:
+        return {
+            (a.evaluation, a.candidate, a.attempt): receipt
+            for a in attempts
+            if (receipt := self._receipt(a)) is not None
+        }
 
     def _receipt(self, attempt: AttemptState) -> Receipt | DamageError | None:
         paths = self._paths.attempt(
             attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt
         )
-        if not paths.receipt.exists():
-            return None
         try:
             receipt = Receipt.model_validate(read_json(paths.receipt))
+        except FileNotFoundError:
+            return None
         except DamageError as error:
             return error
         except ValidationError as error:
             return DamageError(f"not a receipt: {error.errors()[0]['msg']}", path=paths.receipt)
-        named = (receipt.evaluation, receipt.candidate, receipt.attempt)
-        if named != (attempt.evaluation, attempt.candidate, attempt.attempt):
+        named = (receipt.evaluation, receipt.generation, receipt.candidate, receipt.attempt)
+        if named != (attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt):
             return DamageError(f"the receipt of another attempt: {named}", path=paths.receipt)
         return receipt
 

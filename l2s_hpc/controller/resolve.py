@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
 from typing import Any
 
 from l2s_hpc.config import (
@@ -50,14 +49,16 @@ class Resolved:
 
     @property
     def science(self) -> dict[str, Any]:
-        """The flat settings that decide results: the job's, the models', the items', the protocol's.
+        """The flat settings that decide results: job's, models', items' and protocol's.
 
         Where a model lies is not among them, what it is is.
         """
         flat = {k: v for k, v in science(self.config).items() if not _is_place(k)}
         flat |= {f"model.{name}": identity for name, identity in self.identities.items()}
         for name, evaluation in self.evaluations.items():
-            flat[f"items.{name}"] = short_hash([i.model_dump(mode="json") for i in evaluation.items])
+            flat[f"items.{name}"] = short_hash(
+                [i.model_dump(mode="json") for i in evaluation.items]
+            )
         flat |= flatten(evaluation.protocol.model_dump(mode="json"), "protocol")
         return flat
 
@@ -192,9 +193,7 @@ def _evaluations(
     return {name: Evaluation(name=name, protocol=protocol, items=i) for name, i in divided.items()}
 
 
-def _protocol(
-    config: SearchConfig, site: SiteConfig, models: Mapping[str, Model]
-) -> Protocol:
+def _protocol(config: SearchConfig, site: SiteConfig, models: Mapping[str, Model]) -> Protocol:
     stop_ids = sorted({token for model in models.values() for token in model.stop_ids})
     if not stop_ids:
         raise UserError("no model names an eos_token_id in its config.json")

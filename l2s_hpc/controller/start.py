@@ -1,4 +1,4 @@
-"""Begins a run, or goes on with one: the run directory, and the check that it is the same search."""
+"""Begins a run, or goes on with one: its directory, and the check that it is the same search."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def _check_free(folder: Path) -> None:
     """A new run wants an empty folder; what a crash before run.json left is fine."""
     if folder.exists() and not folder.is_dir():
         raise UserError("the run directory is a file", path=folder)
-    others = [p.name for p in folder.iterdir() if p.name != "evaluations"] if folder.exists() else []
+    others = (
+        [p.name for p in folder.iterdir() if p.name != "evaluations"] if folder.exists() else []
+    )
     if others:
         raise UserError(
             f"the folder is not empty and not a run directory (found {sorted(others)[0]})",
@@ -119,7 +121,8 @@ def side_by_side(rows: list[tuple[str, str, str]]) -> str:
     table = [("setting", "in the run", "given now"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     return "\n".join(
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table
     )
 
@@ -127,7 +130,7 @@ def side_by_side(rows: list[tuple[str, str, str]]) -> str:
 def _record_start(
     controller: Controller, info: RunInfo, config: SearchConfig, command: str
 ) -> None:
-    """Journal that a controller starts, and which operational settings changed since the run began."""
+    """Journal that a controller starts, and which operational settings are not the first ones."""
     before = flatten(validate(SearchConfig, info.config).model_dump(mode="json"))
     changed = [
         {"event": "changed", "key": key, "old": old, "new": new}

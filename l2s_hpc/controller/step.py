@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from l2s_hpc.analysis.fitness import Measures, measures
 from l2s_hpc.analysis.frames import Frames
@@ -79,6 +80,21 @@ class Controller:
         observed = self._observer.look(self.state)
         actions = decide(self.state, observed, self.policy)
         return self._act(actions)
+
+    def restrict(self, evaluation: str, candidates: Sequence[str]) -> None:
+        """Evaluate these candidates and nothing else, in place of a search."""
+        self.policy = replace(self.policy, only=(evaluation, tuple(candidates)))
+
+    def close(self) -> None:
+        """Let go of the executor: workers of this machine end, a cluster's jobs go on."""
+        self._executor.close()
+
+    def summary(self) -> str:
+        """Return a line on the search so far: evaluations, front, its ends by first objective."""
+        front = self._search_front()
+        known = {c for g in self.state.generations for c in g.candidates}
+        asked = sum(len(g.candidates) for g in self.state.generations)
+        return f"{asked} genomes, {len(known)} candidates, {len(front)} on the front"
 
     def refresh(self) -> None:
         """Read what is new in the journal."""
@@ -181,9 +197,12 @@ class Controller:
         }
 
     def _submit(self, action: Submit) -> bool:
-        """Record the intent, submit, record the job: in this order, each durable before the next."""
+        """Record the intent, submit, record the job: in this order, each durable before the next.
+
+        What does not fit into one batch is missing still, and is submitted in the next step.
+        """
         batch = f"l2s-{self._info.id}-{len(self._journal.entries) + 1:06d}"
-        tasks = self._tasks(action, batch)
+        tasks = self._tasks(action, batch)[: self._executor.most_tasks]
         for task in tasks:
             write_json(self.paths.task(task.key), task.model_dump(mode="json"))
         if not self.record([_intent(batch, tasks)]):
@@ -283,7 +302,11 @@ class Controller:
 
     def _fix(self) -> Event:
         found = self._measured("selection", self.state.stages["selection"])
-        searched = {c: found[c] for c in self.state.stages["selection"] if c in self.state.genomes and c in found}
+        searched = {
+            c: found[c]
+            for c in self.state.stages["selection"]
+            if c in self.state.genomes and c in found
+        }
         of_parents = {name: found[candidate] for name, candidate in self.policy.parents.items()}
         chosen = choose(searched, of_parents, self._objectives, self._constraints)
         return {"event": "fixed", "front": list(chosen.front), "picks": chosen.picks}

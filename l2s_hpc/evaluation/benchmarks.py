@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2s_hpc.config import SearchConfig, SplitsConfig
@@ -117,14 +118,21 @@ def load(entry: Source, files: Mapping[str, str]) -> list[Problem]:
 
 
 def load_from_hub(entry: Source, offline: bool) -> list[dict[str, Any]]:
-    """Read a benchmark with `datasets`: from its cache, or (`l2s fetch`) from the network."""
-    import datasets  # type: ignore[import-untyped]
+    """Read a benchmark's rows with `datasets` from a snapshot of its repository on the hub.
 
-    config = datasets.DownloadConfig(local_files_only=offline)
+    Args:
+        entry: the benchmark.
+        offline: True reads the cache alone; False (`l2s fetch`) fills it from the network.
+
+    Raises:
+        UserError: the snapshot is not there or cannot be read.
+    """
+    import datasets
+    from huggingface_hub import snapshot_download
+
     try:
-        table = datasets.load_dataset(
-            entry.dataset, entry.subset, split=entry.split, download_config=config
-        )
+        folder = snapshot_download(entry.dataset, repo_type="dataset", local_files_only=offline)
+        table = datasets.load_dataset(folder, entry.subset, split=entry.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"benchmark '{entry.name}' ({entry.dataset}) cannot be read: {error}",
@@ -135,7 +143,7 @@ def load_from_hub(entry: Source, offline: bool) -> list[dict[str, Any]]:
 
 
 def question_hash(question: str) -> str:
-    """Return the hash by which copies of a question are known: case and white space do not count."""
+    """Return the hash by which copies of a question are known; case and white space are ignored."""
     text = re.sub(r"\s*\((?:Yes or No|True or False)\)\s*$", "", question)
     return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:16]
 
@@ -153,8 +161,10 @@ def _divide(
         if split is not None:
             drawn[split].append((draw, item))
     return {
-        split: _first_questions([item for _, item in sorted(pairs, key=lambda p: (p[0], p[1].item))],
-                                getattr(wanted, split).max_items)
+        split: _first_questions(
+            [item for _, item in sorted(pairs, key=lambda p: (p[0], p[1].item))],
+            getattr(wanted, split).max_items,
+        )
         for split, pairs in drawn.items()
     }
 
@@ -200,14 +210,18 @@ def _split_of(draw: float, wanted: SplitsConfig) -> str | None:
 def _read_file(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise UserError("benchmark file not found", path=path)
-    if path.suffix == ".parquet":
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-        return rows
-    lines = path.read_text(encoding="utf-8").splitlines()
     try:
-        return [json.loads(line) for line in lines if line.strip()]
-    except ValueError as error:
-        raise UserError(f"not JSON Lines: {error}", path=path) from None
+        if path.suffix == ".parquet":
+            rows: list[Any] = pq.read_table(path, partitioning=None).to_pylist()
+        else:
+            # Not splitlines: a line may hold U+2028 and the like.
+            lines = path.read_text(encoding="utf-8").split("\n")
+            rows = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"not JSON Lines or Parquet: {error}", path=path) from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError("a row is not an object with named fields", path=path)
+    return rows
 
 
 def _problem(entry: Source, row: Mapping[str, Any], where: str) -> Problem:

@@ -56,7 +56,7 @@ def extract(text: str, finish_reason: str) -> Extraction:
     opened, closed = text.rfind("<think>"), text.rfind("</think>")
     if opened > closed:
         return Extraction(None, "thinking")
-    tail = text[-TAIL:] if closed < 0 else text[closed + len("</think>") :][-TAIL:]
+    tail = (text if closed < 0 else text[closed + len("</think>") :])[-TAIL:]
     for name, find in RULES:
         answer = find(tail, finish_reason != "stop")
         if answer is not None:

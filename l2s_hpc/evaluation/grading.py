@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import resource
@@ -367,7 +366,6 @@ def _compare(gold: str, answer: str) -> _Decision:
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy.core.random import seed
 
-    logging.disable()
     seed(0)  # sympy tests equality at random points
     latex = [LatexExtractionConfig()]
     try:

@@ -87,7 +87,7 @@ def _finite(points: ArrayLike) -> Floats:
             "an objective is not finite",
             hint="give a failed candidate the worst finite value and name it",
         )
-    return values + 0.0  # -0.0 becomes 0.0, so that equal points are equal to np.unique
+    return values
 
 
 def _keep_two(distinct: Floats) -> NDArray[np.bool_]:

@@ -52,9 +52,13 @@ class Gene:
         """Return the nearest allowed value inside the bounds."""
         value = min(max(value, self.low), self.high)
         if self.step is None:
-            return round(value, _DECIMALS)
-        steps = min(round((value - self.low) / self.step), int((self.high - self.low) / self.step + 1e-9))
-        return round(self.low + steps * self.step, 10)
+            value = round(value, _DECIMALS)
+        else:
+            most = int((self.high - self.low) / self.step + 1e-9)
+            steps = min(round((value - self.low) / self.step), most)
+            value = round(self.low + steps * self.step, 10)
+        # The rounding may have left the bounds; never -0.0, which is written differently.
+        return min(max(value, self.low), self.high) + 0.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Space:
         )
 
     def freeze(self, names: Sequence[str], method: Method) -> Space:
-        """Return the space with these genes frozen: at the method's default, else the lower bound."""
+        """Return the space with these genes frozen at the method's default, else the low bound."""
         values = {}
         for gene in self.genes:
             if gene.name in names:
@@ -122,13 +126,16 @@ def gene_faults(config: SearchConfig) -> list[str]:
     """Return a line for each gene, group or parameter that the method cannot have."""
     method = METHODS.get(config.merge.method)
     if method is None:
-        return [f"merge.method: unknown '{config.merge.method}': {did_you_mean(config.merge.method, METHODS)}"]
+        name = config.merge.method
+        return [f"merge.method: unknown '{name}': {did_you_mean(name, METHODS)}"]
     faults = _model_faults(config, method)
     for index, entry in enumerate(config.genes):
         faults += [f"genes.{index}: {fault}" for fault in _entry_faults(entry, config, method)]
     for name in config.merge.parameters:
         if name not in method.scopes:
-            faults.append(f"merge.parameters: unknown '{name}': {did_you_mean(name, method.scopes)}")
+            faults.append(
+                f"merge.parameters: unknown '{name}': {did_you_mean(name, method.scopes)}"
+            )
     for name, selectors in config.merge.groups.items():
         faults += [
             f"merge.groups.{name}: unknown selector '{selector}': "
@@ -136,10 +143,8 @@ def gene_faults(config: SearchConfig) -> list[str]:
             for selector in selectors
             if not _selector(selector)
         ]
-    faults += _duplicates([gene.name for gene in space(config).genes])
-    given = {entry.parameter for entry in config.genes} | config.merge.parameters.keys()
-    faults += [f"the method {method.name} needs '{name}'" for name in sorted(method.required - given)]
-    return faults
+    faults += _duplicates(config)
+    return faults + _missing_parameters(config, method)
 
 
 def group_faults(config: SearchConfig, tensors: Sequence[str]) -> list[str]:
@@ -173,9 +178,9 @@ def _model_faults(config: SearchConfig, method: Method) -> list[str]:
     faults += [f"merge.models: no parent '{n}': {did_you_mean(n, config.parents)}" for n in unknown]
     if config.merge.tokenizer and config.merge.tokenizer not in config.parents:
         faults.append(f"merge.tokenizer: no parent '{config.merge.tokenizer}'")
-    if "base" in config.parents and base_name(config) == "base" and config.merge.base is not None:
-        if config.merge.base.path != "base":
-            faults.append("a parent named 'base' and another model as merge.base: rename the parent")
+    base = config.merge.base
+    if base is not None and "base" in config.parents and base.path not in config.parents:
+        faults.append("a parent named 'base' and another model as merge.base: rename the parent")
     if method.base == "required" and config.merge.base is None:
         faults.append(f"the method {method.name} needs merge.base")
     if method.base == "ignored" and config.merge.base is not None:
@@ -207,8 +212,35 @@ def _entry_faults(entry: GeneConfig, config: SearchConfig, method: Method) -> li
     return faults
 
 
-def _duplicates(names: Sequence[str]) -> list[str]:
-    return [f"the gene {name} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
+def _missing_parameters(config: SearchConfig, method: Method) -> list[str]:
+    """A parameter without default must be fixed, or have a gene for each model that it is for."""
+    faults = []
+    for name in sorted(method.required - config.merge.parameters.keys()):
+        entries = [entry for entry in config.genes if entry.parameter == name]
+        searched = {model for entry in entries for model in _models_of(entry, config)}
+        if not entries:
+            faults.append(f"the method {method.name} needs '{name}'")
+        elif method.scopes[name] != "shared":
+            left_out = [m for m in merged_models(config) if m not in searched]
+            faults += [f"the method {method.name} needs '{name}' for '{m}' too" for m in left_out]
+    return faults
+
+
+def _duplicates(config: SearchConfig) -> list[str]:
+    """One entry of [[genes]] sets a model's parameter for all tensors: a second one overlaps it."""
+    twice = _repeated([gene.name for gene in space(config).genes])
+    if twice:
+        return [f"the gene {name} is there twice" for name in twice]
+    whole = [
+        ".".join(part for part in (entry.parameter, model) if part)
+        for entry in config.genes
+        for model in _models_of(entry, config)
+    ]
+    return [f"the gene {name} is in two entries of [[genes]]" for name in _repeated(whole)]
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def _selector(selector: str) -> tuple[str, ...]:

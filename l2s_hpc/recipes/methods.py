@@ -15,7 +15,7 @@ Scope = Literal["shared", "input", "non_base"]
 """shared: one value; input: one per model; non_base: one per model that is not the base."""
 
 TESTED = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties")
-RANDOM = ("dare_ties", "dare_linear", "della", "della_linear")
+RANDOM = ("dare_ties", "dare_linear", "della", "della_linear", "arcee_fusion")
 """Methods that draw random numbers: the seed and the order of tensors belong to the result."""
 
 
@@ -40,7 +40,7 @@ class Method:
 
     @property
     def task_vectors(self) -> bool:
-        """Whether it adds weighted differences from the base (mergekit's generalised arithmetic)."""
+        """Whether it adds weighted differences from the base (mergekit's generalised form)."""
         return "lambda" in self.scopes
 
 
@@ -71,13 +71,16 @@ def _arithmetic(name: str, normalize: bool, rescale: bool, **extra: float) -> Me
         "density": 1.0,
     }
     scopes.update(dict.fromkeys(extra, "non_base"))
-    return Method(name, "required", scopes, defaults | extra)
+    defaults.update(extra)
+    return Method(name, "required", scopes, defaults)
 
 
 METHODS: dict[str, Method] = {
     entry.name: entry
     for entry in (
-        Method("linear", "ignored", {"weight": "input", "normalize": "shared"}, {"normalize": True}),
+        Method(
+            "linear", "ignored", {"weight": "input", "normalize": "shared"}, {"normalize": True}
+        ),
         Method("slerp", "required", {"t": "shared"}, {}, max_inputs=2),
         _arithmetic("task_arithmetic", normalize=False, rescale=False),
         _arithmetic("ties", normalize=True, rescale=False),

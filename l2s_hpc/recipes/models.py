@@ -61,8 +61,8 @@ class Model:
 
     @cached_property
     def tied(self) -> bool:
-        """Whether the output head is the embedding matrix."""
-        return bool(self.config.get("tie_word_embeddings")) and HEAD not in self.tensors
+        """Whether the output head is the embedding matrix; a config may leave it to the default."""
+        return bool(self.config.get("tie_word_embeddings", True)) and HEAD not in self.tensors
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -71,9 +71,9 @@ class Model:
         Raises:
             UserError: there are only pickle weights, none at all, or a header is damaged.
         """
-        files = sorted(self.folder.glob("*.safetensors"))
+        files = self._files()
         if not files:
-            pickles = [p.name for ending in ("*.bin", "*.pt", "*.pth") for p in self.folder.glob(ending)]
+            pickles = [p.name for p in self.folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")]
             found = f" (found pickle weights: {', '.join(sorted(pickles))})" if pickles else ""
             raise UserError(
                 f"model '{self.name}' has no safetensors weights{found}",
@@ -86,6 +86,22 @@ class Model:
                 if name != "__metadata__":
                     tensors[name] = Tensor(file, entry["dtype"], tuple(entry["shape"]))
         return tensors
+
+    def _files(self) -> list[Path]:
+        """Return the weight files; where an index names them, a folder may hold others as well."""
+        index = self.folder / "model.safetensors.index.json"
+        if not index.exists():
+            return sorted(self.folder.glob("*.safetensors"))
+        named = {Path(file).name for file in read_json(index)["weight_map"].values()}
+        files = [self.folder / name for name in sorted(named)]
+        missing = [file.name for file in files if not file.exists()]
+        if missing:
+            raise UserError(
+                f"model '{self.name}' lacks {', '.join(missing)}, which its index names",
+                hint="copy or fetch it again",
+                path=self.folder,
+            )
+        return files
 
     @cached_property
     def identity(self) -> str:
@@ -138,13 +154,18 @@ def locate(name: str, source: ModelSource, replacements: Mapping[str, str] | Non
     path = (replacements or {}).get(source.path, source.path)
     if path.startswith("shipped:"):
         folder = shipped("data") / path.removeprefix("shipped:")
-    elif path.startswith((".", "/", "~")) or path != source.path:
+    elif not is_hub_id(path) or path != source.path:
         folder = Path(path).expanduser()
     else:
         folder = _cached(name, source)
     if not folder.is_dir():
         raise UserError(f"model '{name}' is not here: no folder {folder}")
     return Model(name, folder)
+
+
+def is_hub_id(path: str) -> bool:
+    """Return whether a model's place is a repository of the hub, not a folder or shipped."""
+    return not path.startswith((".", "/", "~", "shipped:"))
 
 
 def compatibility_faults(models: Mapping[str, Model]) -> list[str]:
@@ -212,7 +233,11 @@ def _header(file: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(stream.read(length))
         except ValueError:
             raise UserError("the safetensors header is damaged", path=file) from None
-    end = 8 + length + max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
+    end = (
+        8
+        + length
+        + max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
+    )
     if file.stat().st_size != end:
         raise UserError(
             f"the file has {file.stat().st_size} bytes, its header says {end}",
@@ -232,14 +257,13 @@ def _cached(name: str, source: ModelSource) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(source.path, revision=source.revision, local_files_only=True)
-        )
+        return Path(snapshot_download(source.path, revision=source.revision, local_files_only=True))
     except (LocalEntryNotFoundError, FileNotFoundError):
         home = os.environ.get("HF_HOME", "~/.cache/huggingface")
         raise UserError(
             f"model '{name}' ({source.path}) is not in the hub's cache {home}",
-            hint="run `l2s fetch JOB` on a node with network, or name a folder in the site's [models]",
+            hint="run `l2s fetch JOB` on a node with network, or name a folder in the site's "
+            "[models]",
         ) from None
     except ValueError as error:
         raise UserError(f"model '{name}': {error}") from None

@@ -7,6 +7,7 @@ mean equal weights, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from l2s_hpc.config import SearchConfig
@@ -35,7 +36,7 @@ def make_recipe(
     per_model, shared = _settings(config, space, genome, chosen)
     base = base_name(config)
     if chosen.task_vectors:
-        per_model, shared = _canonical_task_vectors(per_model, shared, chosen)
+        per_model = _canonical_task_vectors(per_model, shared, chosen)
         if not per_model:
             return single_model(str(base), identities)
     elif chosen.name == "linear":
@@ -44,7 +45,7 @@ def make_recipe(
 
 
 def average(weights: Mapping[str, float], identities: Mapping[str, str]) -> Recipe:
-    """Return the weighted average of models: parents, plain average and sweep are all of this kind."""
+    """Return the weighted average of models; parents, plain average and sweep are of this kind."""
     used = {name: weight for name, weight in weights.items() if weight}
     total = sum(used.values())
     models = [
@@ -58,6 +59,25 @@ def average(weights: Mapping[str, float], identities: Mapping[str, str]) -> Reci
 def single_model(name: str, identities: Mapping[str, str]) -> Recipe:
     """Return the recipe that is a model itself."""
     return average({name: 1.0}, identities)
+
+
+def mergekit_config(recipe: Recipe, places: Mapping[str, str | Path]) -> dict[str, Any]:
+    """Return a recipe as the configuration that `mergekit-yaml` reads from a YAML file.
+
+    The command makes the same weights, bit for bit, if the recipe's seed is given to it, which
+    no configuration holds: `mergekit-yaml merge.yaml OUT --random-seed {recipe.seed}`.
+
+    Args:
+        recipe: a canonical recipe.
+        places: the folder or hub id of each of its models by name.
+    """
+    config = dict(recipe.config)
+    config["models"] = [
+        {**entry, "model": str(places[entry["model"]])} for entry in config["models"]
+    ]
+    if "base_model" in config:
+        config["base_model"] = str(places[config["base_model"]])
+    return config
 
 
 _DTYPES = {"dtype": "float32", "out_dtype": "bfloat16"}
@@ -78,80 +98,116 @@ def _settings(
     for gene, value in zip(space.genes, genome, strict=True):
         owner = shared if gene.model is None else per_model[gene.model]
         owner.setdefault(gene.parameter, {})[gene.group or "*"] = value
+    for owner in (shared, *per_model.values()):
+        owner.update({name: _collapsed(setting) for name, setting in owner.items()})
     return per_model, shared
+
+
+def _collapsed(setting: Setting) -> Setting:
+    """Return one value for all tensors where all groups have the same."""
+    first, *others = setting.values()
+    return setting if any(value != first for value in others) else {"*": first}
 
 
 def _canonical_task_vectors(
     per_model: dict[str, dict[str, Setting]], shared: dict[str, Setting], chosen: Method
-) -> tuple[dict[str, dict[str, Setting]], dict[str, Setting]]:
+) -> dict[str, dict[str, Setting]]:
     """Make a recipe of weighted task vectors canonical; no model is left where it is the base.
 
+    - task arithmetic keeps whole task vectors: it has no density;
     - weight 0 or density 0: the model's part is nothing; both become weight 0, density 1;
     - lambda 0 is the base; lambda moves into the weights where nothing normalises them;
-    - a model without any part is dropped, unless random numbers are drawn for it;
-    - one task vector and `normalize`: its weight cancels and becomes 1.
+    - a model without any part is dropped (at density 1 no random numbers are drawn for it);
+    - one task vector and `normalize`: its weight cancels and becomes 1, also group by group.
     """
     for settings in per_model.values():
-        _silence(settings)
-    if shared.get("lambda") == {"*": 0.0}:
-        return {}, shared
-    normalize = shared.get("normalize", {"*": chosen.defaults["normalize"]})["*"]
-    if chosen.name == "task_arithmetic" and not normalize and set(shared.get("lambda", ())) == {"*"}:
-        factor = shared.pop("lambda")["*"]
-        for settings in per_model.values():
-            settings["weight"] = {
-                group: round(weight * factor, _DIGITS)
-                for group, weight in settings["weight"].items()
-            }
+        if chosen.name == "task_arithmetic":
+            settings.pop("density", None)
+        elif "density" in settings:
+            _silence(settings)
+    normalize = _normalize(shared, chosen)
+    if chosen.name == "task_arithmetic" and normalize is False:
+        _fold_lambda(per_model, shared)
     active = {name: s for name, s in per_model.items() if any(s["weight"].values())}
-    if not active:
-        return {}, shared
-    if chosen.name not in RANDOM:
-        per_model = active
-    if normalize and len(per_model) == 1:
-        (settings,) = per_model.values()
-        settings["weight"] = {g: 1.0 if weight else 0.0 for g, weight in settings["weight"].items()}
-    return per_model, shared
-
-
-def _silence(settings: dict[str, Setting]) -> None:
-    """Let weight 0 and density 0 say the same thing of a model's part in a group."""
-    if "density" not in settings:
-        return
-    weight, density = _aligned(settings["weight"], settings["density"])
-    for group in weight:
-        if not weight[group] or not density[group]:
-            weight[group], density[group] = 0.0, 1.0
-    settings["weight"], settings["density"] = weight, density
-
-
-def _aligned(first: Setting, second: Setting) -> tuple[Setting, Setting]:
-    """Return two settings with the same groups: a value for all tensors is repeated for each."""
-    if set(first) == {"*"}:
-        first = dict.fromkeys(second, first["*"])
-    if set(second) == {"*"}:
-        second = dict.fromkeys(first, second["*"])
-    return dict(first), dict(second)
+    if shared.get("lambda") == {"*": 0.0}:
+        return {}
+    if normalize:
+        _cancel_lone_weights(active)
+    return active
 
 
 def _canonical_linear(
     per_model: dict[str, dict[str, Setting]], shared: dict[str, Setting], chosen: Method
 ) -> dict[str, dict[str, Setting]]:
     """Divide normalised weights by their sum, and drop models without any part."""
-    normalize = shared.get("normalize", {"*": chosen.defaults["normalize"]})["*"]
-    weights = {name: settings["weight"] for name, settings in per_model.items()}
-    groups = max(weights.values(), key=len)
-    full = {name: _aligned(weight, groups)[0] for name, weight in weights.items()}
-    if normalize:
-        for group in groups:
-            total = sum(weight[group] for weight in full.values())
-            for weight in full.values():
-                weight[group] = round(weight[group] / total, _DIGITS) if total else 0.0
-    return {
-        name: {**settings, "weight": full[name]}
-        for name, settings in per_model.items()
-        if any(full[name].values())
-    }
+    weights = _aligned([settings["weight"] for settings in per_model.values()])
+    if weights and _normalize(shared, chosen):
+        for group in weights[0]:
+            total = sum(weight[group] for weight in weights)
+            for weight in weights:
+                weight[group] = round(weight[group] / total, _DIGITS) + 0.0 if total else 0.0
+        for settings, weight in zip(per_model.values(), weights, strict=True):
+            settings["weight"] = weight
+    active = {name: s for name, s in per_model.items() if any(s["weight"].values())}
+    return active or per_model
+
+
+def _silence(settings: dict[str, Setting]) -> None:
+    """Let weight 0 and density 0 say the same thing of a model's part in a group."""
+    aligned = _aligned([settings["weight"], settings["density"]])
+    if aligned:
+        weight, density = aligned
+        for group in weight:
+            if not weight[group] or not density[group]:
+                weight[group], density[group] = 0.0, 1.0
+        settings["weight"], settings["density"] = weight, density
+    elif not any(settings["weight"].values()) or not any(settings["density"].values()):
+        settings["weight"], settings["density"] = {"*": 0.0}, {"*": 1.0}
+
+
+def _fold_lambda(per_model: dict[str, dict[str, Setting]], shared: dict[str, Setting]) -> None:
+    """Multiply the weights by lambda, and leave lambda out."""
+    factor = shared.get("lambda", {"*": 1.0})
+    aligned = _aligned([factor, *(settings["weight"] for settings in per_model.values())])
+    if not aligned:
+        return
+    shared.pop("lambda", None)
+    for settings, weight in zip(per_model.values(), aligned[1:], strict=True):
+        settings["weight"] = {
+            group: round(value * aligned[0][group], _DIGITS) + 0.0
+            for group, value in weight.items()
+        }
+
+
+def _cancel_lone_weights(active: Mapping[str, dict[str, Setting]]) -> None:
+    """Where one task vector alone is normalised by its own weight, make that weight 1."""
+    weights = _aligned([settings["weight"] for settings in active.values()])
+    if not weights:
+        return
+    for group in weights[0]:
+        present = [weight for weight in weights if weight[group]]
+        if len(present) == 1:
+            present[0][group] = 1.0
+    for settings, weight in zip(active.values(), weights, strict=True):
+        settings["weight"] = weight
+
+
+def _normalize(shared: Mapping[str, Setting], chosen: Method) -> bool | None:
+    """Return whether the weights are normalised; None where that differs between groups."""
+    value = shared.get("normalize", {"*": chosen.defaults["normalize"]}).get("*")
+    return None if value is None else bool(value)
+
+
+def _aligned(settings: Sequence[Setting]) -> list[Setting]:
+    """Return copies of settings with the same groups; none if their groups cut differently.
+
+    A value for all tensors is repeated for each group of the others.
+    """
+    cuts = {frozenset(setting): setting for setting in settings if set(setting) != {"*"}}
+    if len(cuts) > 1:
+        return []
+    groups = next(iter(cuts.values()), {"*": None})
+    return [{g: s[g] if g in s else s["*"] for g in groups} for s in settings]
 
 
 def _recipe(
@@ -162,15 +218,15 @@ def _recipe(
     shared: Mapping[str, Setting],
     identities: Mapping[str, str],
 ) -> Recipe:
-    groups = config.merge.groups
+    groups, defaults = config.merge.groups, chosen.defaults
     models = [
-        {"model": name, "parameters": _emit_all(settings, groups)}
+        {"model": name, "parameters": _emit_all(settings, groups, defaults)}
         for name, settings in per_model.items()
     ]
     body: dict[str, Any] = {
         "merge_method": chosen.name,
         "models": models,
-        "parameters": _emit_all(shared, groups),
+        "parameters": _emit_all(shared, groups, defaults),
         **_DTYPES,
     }
     if base is not None:
@@ -184,16 +240,20 @@ def _recipe(
 
 
 def _emit_all(
-    settings: Mapping[str, Setting], groups: Mapping[str, Sequence[str]]
+    settings: Mapping[str, Setting],
+    groups: Mapping[str, Sequence[str]],
+    defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-    return {name: _emit(setting, groups) for name, setting in sorted(settings.items())}
+    """Return settings in mergekit's form, without those that say what the method does anyway."""
+    emitted = {name: _emit(setting, groups) for name, setting in sorted(settings.items())}
+    return {n: v for n, v in emitted.items() if n not in defaults or v != defaults[n]}
 
 
 def _emit(setting: Setting, groups: Mapping[str, Sequence[str]]) -> Any:
-    """Return mergekit's form: a scalar, or a list of conditional values of which the first applies."""
-    values = list(setting.values())
-    if all(value == values[0] for value in values):
-        return values[0]
+    """Return a scalar, or a list of conditional values of which the first that applies counts."""
+    setting = _collapsed(setting)
+    if set(setting) == {"*"}:
+        return setting["*"]
     return [
         {"filter": part, "value": value}
         for group, value in setting.items()

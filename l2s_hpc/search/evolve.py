@@ -54,11 +54,15 @@ class Evolution:
         self._reset()
 
     def ask(self, history: Sequence[Generation]) -> tuple[Genome, ...]:
-        """Return the genomes of the generation after `history`; none if all points are known.
+        """Return the genomes of the generation after `history`; none if no new one is found.
+
+        A search that has ended with an empty generation stays ended.
 
         Raises:
             L2SError: replay asks for other genomes than were recorded.
         """
+        if history and not history[-1].genomes:
+            return ()
         if self._told != tuple(history[: len(self._told)]):
             self._reset()
         for number in range(len(self._told), len(history)):
@@ -75,7 +79,8 @@ class Evolution:
         if self._asked is None:
             self._population = self._algorithm.ask()
             genes = self._space.searched
-            unit = np.asarray(self._population.get("X"), dtype=float).reshape(-1, len(genes))
+            found = [] if self._population is None else self._population.get("X")
+            unit = np.asarray(found, dtype=float).reshape(-1, len(genes))
             self._asked = tuple(self._space.genome(_scaled(row, genes)) for row in unit)
         return self._asked
 
@@ -111,7 +116,7 @@ class _Snap(Repair):  # type: ignore[misc]
         super().__init__()
         self._space = space
 
-    def _do(self, problem: Problem, X: Array, **kwargs: Any) -> Array:  # noqa: N803 (pymoo's name)
+    def _do(self, problem: Problem, X: Array, **kwargs: Any) -> Array:
         return np.array([snap_unit(row, self._space.searched) for row in X], dtype=float)
 
 
@@ -150,7 +155,9 @@ def _algorithm(config: SearchConfig, space: Space) -> Any:
         start = np.array([snap_unit(row, genes) for row in grid(space, settings.grid)])
     else:
         rng = np.random.default_rng(config.seed)
-        start = np.array([snap_unit(row, genes) for row in rng.random((settings.population, len(genes)))])
+        start = np.array(
+            [snap_unit(row, genes) for row in rng.random((settings.population, len(genes)))]
+        )
     kind = NSGA2 if settings.algorithm == "nsga2" else GA
     algorithm = kind(
         pop_size=settings.population,

@@ -42,30 +42,34 @@ class Objective:
 
 @dataclass(frozen=True)
 class Constraint:
-    """`measure >= bound` or `measure <= bound`; the bound may be a parent's measure plus a number."""
+    """`measure >= bound` or `measure <= bound`; the bound may be relative to a parent's measure."""
 
     measure: str
     at_least: bool
     parent: str | None
     bound: float
+    largest: float = 1.0
 
-    def violation(self, measures: Measures, parents: Mapping[str, Measures]) -> float:
-        """Return how far the constraint is missed; 0 or less is feasible."""
-        value = measures[self.measure]
+    def violation(self, measures: Measures | None, parents: Mapping[str, Measures]) -> float:
+        """Return how far the constraint is missed; 0 or less is feasible.
+
+        `None` (failed), or a measure without a value, misses it by as much as any value can.
+        """
+        value = None if measures is None else measures[self.measure]
         bound = self.bound
         if self.parent is not None:
             reference = parents[self.parent][self.measure]
             bound += 0.0 if reference is None else reference
         if value is None or not math.isfinite(value):
-            return 1.0
+            return max(1.0, bound if self.at_least else self.largest - bound)
         return bound - value if self.at_least else value - bound
 
 
 def objectives(config: SearchConfig) -> tuple[Objective, ...]:
     """Return the job's objectives, each with the finite worst value that penalises a failure."""
-    worst = {"accuracy": 0.0, "tokens": float(config.protocol.max_tokens), "ntr": 1.0}
     return tuple(
-        Objective(name, worst.get(name.partition(".")[0], 1.0)) for name in config.objectives
+        Objective(name, 0.0 if _MAXIMISED[name.partition(".")[0]] else _largest(name, config))
+        for name in config.objectives
     )
 
 
@@ -76,7 +80,11 @@ def constraints(config: SearchConfig) -> tuple[Constraint, ...]:
 
 def objective_faults(config: SearchConfig) -> list[str]:
     """Return a line for each objective or constraint that cannot be understood."""
-    faults = [f"objectives: {fault}" for name in config.objectives for fault in _measure_faults(name, config)]
+    faults = [
+        f"objectives: {fault}"
+        for name in config.objectives
+        for fault in _measure_faults(name, config)
+    ]
     if len(set(config.objectives)) != len(config.objectives):
         faults.append("objectives: one is named twice")
     if config.search.algorithm == "ga" and len(config.objectives) != 1:
@@ -108,26 +116,28 @@ def minimised(found: Sequence[Objective], measures: Measures | None) -> list[flo
 def violations(
     found: Sequence[Constraint], measures: Measures | None, parents: Mapping[str, Measures]
 ) -> list[float]:
-    """Return each constraint's violation; a failed candidate violates all by 1."""
-    if measures is None:
-        return [1.0 for _ in found]
+    """Return each constraint's violation; a failed candidate (`None`) has the largest of all."""
     return [constraint.violation(measures, parents) for constraint in found]
 
 
 def _parse(text: str, config: SearchConfig) -> Constraint:
+    number = r"\d+(?:\.\d+)?|\.\d+"
     match = re.fullmatch(
-        r"\s*([\w.]+)\s*(>=|<=)\s*(?:parent\.(\w+)\s*(?:([+-])\s*([\d.]+))?|(-?[\d.]+))\s*", text
+        rf"\s*([\w.]+)\s*(>=|<=)\s*(?:parent\.(\w+)\s*(?:([+-])\s*({number}))?|(-?(?:{number})))\s*",
+        text,
     )
     if match is None:
         raise ValueError(
             f"'{text}' is not understood: write 'accuracy >= parent.slow - 0.02' or 'ntr <= 0.1'"
         )
-    measure, sign, parent, plus, offset, number = match.groups()
-    if parent is not None:
-        bound = float(f"{plus}{offset}") if offset else 0.0
-    else:
-        bound = float(number)
-    return Constraint(measure, sign == ">=", parent, bound)
+    measure, sign, parent, plus, offset, plain = match.groups()
+    bound = plain or (f"{plus}{offset}" if offset else "0")
+    return Constraint(measure, sign == ">=", parent, float(bound), _largest(measure, config))
+
+
+def _largest(measure: str, config: SearchConfig) -> float:
+    """Return the largest value that a measure can have."""
+    return float(config.protocol.max_tokens) if measure.partition(".")[0] == "tokens" else 1.0
 
 
 def _measure_faults(name: str, config: SearchConfig) -> list[str]:
@@ -135,5 +145,6 @@ def _measure_faults(name: str, config: SearchConfig) -> list[str]:
     if kind not in _MAXIMISED:
         return [f"unknown measure '{name}': {did_you_mean(kind, _MAXIMISED)}"]
     if part and part != "macro" and part not in config.benchmarks:
-        return [f"unknown part '{part}' of '{name}': {did_you_mean(part, ['macro', *config.benchmarks])}"]
+        hint = did_you_mean(part, ["macro", *config.benchmarks])
+        return [f"unknown part '{part}' of '{name}': {hint}"]
     return []

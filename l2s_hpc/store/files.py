@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -61,7 +62,8 @@ def link_durably(source: Path, target: Path) -> None:
         try:
             temporary.hardlink_to(source)
         except OSError:
-            temporary.write_bytes(source.read_bytes())
+            if not temporary.exists():
+                temporary.write_bytes(source.read_bytes())
 
     # Replacing one link of a file by another of the same file is a no-op that leaves both.
     if target.exists() and target.samefile(source):
@@ -95,9 +97,10 @@ def move_to_quarantine(path: Path, quarantine: Path) -> Path:
 
 def remove_stale_temporaries(folder: Path) -> None:
     """Remove temporary files that dead writers of this host left under a folder."""
-    for path in folder.rglob(f".{_HOST}.*.tmp"):
-        pid = int(path.name.removeprefix(f".{_HOST}.").split(".")[0])
-        if not Path(f"/proc/{pid}").exists():
+    ours = re.compile(rf"\.{re.escape(_HOST)}\.(\d+)\.[0-9a-f]+\.tmp")
+    for path in folder.rglob(".*.tmp"):
+        match = ours.fullmatch(path.name)
+        if match and not Path(f"/proc/{match[1]}").exists():
             path.unlink(missing_ok=True)
 
 
@@ -134,7 +137,10 @@ def _link(temporary: Path, path: Path) -> bool:
         path.hardlink_to(temporary)
     except FileExistsError:
         return temporary.stat().st_nlink == 2
-    return temporary.stat().st_nlink == 2
+    except OSError:
+        if temporary.stat().st_nlink != 2:
+            raise
+    return True
 
 
 def _fsync(path: Path) -> None:

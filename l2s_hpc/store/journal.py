@@ -59,9 +59,7 @@ class Journal:
         number = len(self.entries) + 1
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         pid = os.getpid()
-        entry = Entry(
-            number, time, socket.gethostname(), pid, process_start(pid), tuple(events)
-        )
+        entry = Entry(number, time, socket.gethostname(), pid, process_start(pid), tuple(events))
         value = {**vars(entry), "events": events}
         if not create_json(self._path(number), value):
             return False
@@ -78,6 +76,8 @@ def _read_entry(path: Path, number: int) -> Entry:
         entry = Entry(**{**value, "events": tuple(value["events"])})
     except (TypeError, KeyError) as error:
         raise DamageError(f"not a journal entry: {error}", path=path) from error
+    if not all(isinstance(event, dict) and "event" in event for event in entry.events):
+        raise DamageError("not a journal entry: it holds something else than events", path=path)
     if entry.number != number:
         raise DamageError(f"holds entry {entry.number}, not {number}", path=path)
     return entry

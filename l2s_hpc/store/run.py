@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from l2s_hpc.errors import UserError
-from l2s_hpc.records import Record, Recipe
+from l2s_hpc.records import Recipe, Record
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 

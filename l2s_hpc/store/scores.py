@@ -113,7 +113,7 @@ def verify_table(path: Path, receipt: Receipt) -> pa.Table:
         DamageError: the file is missing, differs from its receipt by a byte, holds another
             evaluation or candidate than the receipt says, or repeats a key.
     """
-    if not path.exists():
+    if not path.is_file():
         raise DamageError("the score table is missing", path=path)
     if sha256_file(path) != receipt.file_sha256:
         raise DamageError("the sha256 differs from the receipt's", path=path)

@@ -8,6 +8,7 @@ Events, each a JSON object with the key `event`:
 - `abandoned` batch, reason: it was never submitted; its attempts do not count
 - `accepted` evaluation, generation, candidate, attempt, content_sha256, rows
 - `failed` evaluation, candidate, attempt, kind, message, counted
+- `quarantined` evaluation, candidate, reason: an accepted table was damaged and counts no more
 - `penalised` evaluation, candidate, reason
 - `told` generation, objectives, violations
 - `stage` evaluation, candidates: what is evaluated after the search
@@ -94,6 +95,7 @@ class RunState:
     stopped: bool = False
     first_seen: dict[str, int] = field(default_factory=dict)
     genomes: dict[str, Genome] = field(default_factory=dict)
+    reopened: set[Key] = field(default_factory=set)
     last_time: str = ""
 
     def apply(self, entry: Entry) -> None:
@@ -151,7 +153,15 @@ class RunState:
         fields = {name: event[name] for name in Accepted.__dataclass_fields__}
         key = (event["evaluation"], event["candidate"])
         self.accepted[key] = Accepted(**fields)
+        self.reopened.discard(key)
         self._close(key, event["attempt"], "accepted")
+
+    def _quarantined(self, event: Event, entry: Entry) -> None:
+        key = (event["evaluation"], event["candidate"])
+        accepted = self.accepted.pop(key)
+        self._close(key, accepted.attempt, "quarantined")
+        self.reopened.add(key)
+        self.completed = False
 
     def _failed(self, event: Event, entry: Entry) -> None:
         key = (event["evaluation"], event["candidate"])
@@ -160,7 +170,9 @@ class RunState:
         attempt.counted = event["counted"]
 
     def _penalised(self, event: Event, entry: Entry) -> None:
-        self.penalised[event["evaluation"], event["candidate"]] = event["reason"]
+        key = (event["evaluation"], event["candidate"])
+        self.penalised[key] = event["reason"]
+        self.reopened.discard(key)
 
     def _told(self, event: Event, entry: Entry) -> None:
         generation = self.generations[event["generation"]]

@@ -31,9 +31,17 @@ class Generated:
 class Engine(Protocol):
     """Holds one live model; `load` makes a candidate the live one."""
 
-    tokenizer: Tokenizer
-    versions: Mapping[str, str]
-    device: str
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The merged model's tokenizer."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Versions of what decides the tokens."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
 
     def load(self, recipe: Recipe) -> Mapping[str, float]:
         """Merge a candidate into the live model; return seconds by phase (`merge`, `load`).

@@ -41,7 +41,9 @@ class Clock:
 class Attempt:
     """What one attempt needs, and where it writes."""
 
-    def __init__(self, run: str, paths: RunPaths, task: CandidateTask, evaluation: Evaluation) -> None:
+    def __init__(
+        self, run: str, paths: RunPaths, task: CandidateTask, evaluation: Evaluation
+    ) -> None:
         self.run = run
         self.task = task
         self.evaluation = evaluation

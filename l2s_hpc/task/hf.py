@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from l2s_hpc.recipes.models import HEAD, Model, merged_config, merged_tensors
+from l2s_hpc.recipes.models import (
+    Model,
+    compatibility_faults,
+    merged_config,
+    merged_tensors,
+)
 from l2s_hpc.records import Protocol, Recipe, short_hash
 from l2s_hpc.task.engines import EngineError, Generated
 from l2s_hpc.task.merge import Weights, merge
@@ -28,6 +33,9 @@ class TransformersEngine:
         self.device = protocol.merge_device
         self.versions = {name: version(name) for name in ("torch", "transformers", "mergekit")}
         self._protocol = protocol
+        faults = compatibility_faults(models)
+        if faults:
+            raise EngineError("\n".join(faults))
         self._weights = Weights(models)
         self._names = merged_tensors(models)
         source = models[protocol.tokenizer]
@@ -89,7 +97,11 @@ class TransformersEngine:
 
     def _settings(self, pad: int) -> GenerationConfig:
         sampled = self._protocol.temperature > 0
-        options = {"temperature": self._protocol.temperature, "top_p": self._protocol.top_p, "top_k": 0}
+        options = {
+            "temperature": self._protocol.temperature,
+            "top_p": self._protocol.top_p,
+            "top_k": 0,
+        }
         return GenerationConfig(
             max_new_tokens=self._protocol.max_tokens,
             eos_token_id=list(self._protocol.stop_ids),
@@ -116,7 +128,7 @@ def _empty_model(models: Mapping[str, Model], tokenizer: str, device: str) -> An
 def _check_names(names: Sequence[str], parameters: Mapping[str, Any]) -> None:
     """Every parameter must be merged, or an old candidate's would stay alive in it."""
     missing = sorted(set(parameters) - set(names))
-    extra = sorted(set(names) - set(parameters) - {HEAD})
+    extra = sorted(set(names) - set(parameters))
     if missing or extra:
         raise EngineError(
             f"the models' tensors are not the architecture's: missing {missing[:3]}, "

@@ -142,8 +142,9 @@ def _parameters(
 
 def _setting(settings: Mapping[str, Any], parameter: ParameterSpec, tensor: str) -> Any:
     setting = settings.get(parameter.name)
-    if setting is None:
-        return None if parameter.required else parameter.default
     if isinstance(setting, list):
         setting = [ConditionalParameter(**entry) for entry in setting]
-    return evaluate_setting(tensor, setting, validate=parameter.validate)
+    value = None
+    if setting is not None:
+        value = evaluate_setting(tensor, setting, validate=parameter.validate)
+    return parameter.default if value is None and not parameter.required else value

@@ -51,7 +51,10 @@ class ScriptedEngine:
             raise EngineError("generate before load")
         recipe = self._recipe
         return [
-            [self._answer(recipe, bytes(prompt), sample) for sample in range(self._protocol.samples)]
+            [
+                self._answer(recipe, bytes(prompt), sample)
+                for sample in range(self._protocol.samples)
+            ]
             for prompt in prompts
         ]
 

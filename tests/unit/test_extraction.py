@@ -64,6 +64,7 @@ def test_joined_boxes_are_a_list(text: str, answer: str) -> None:
         (r"\boxed{1}</think> \boxed{2}", Extraction("2", "boxed")),
         (r"<think>\boxed{1}</think> no box", Extraction(None, "none")),
         (r"a</think> \boxed{1} </think> \boxed{2}", Extraction("2", "boxed")),
+        (r"a</think> \boxed{1} </think> no box", Extraction(None, "none")),
         (r"<think> so \boxed{1}", Extraction(None, "thinking")),
         (r"<think>a</think> \boxed{1} <think> but", Extraction(None, "thinking")),
     ],

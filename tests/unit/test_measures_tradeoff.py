@@ -89,7 +89,7 @@ def test_hand_made_fronts() -> None:
     assert non_dominated(points).tolist() == [True, True, True, True, False, False]
     assert hypervolume(points, [4, 4]) == 6
     assert hypervolume([[1, 1, 1], [0, 2, 2]], [3, 3, 3]) == 8 + 1
-    assert hypervolume([[1, 2], [3, 0.5]], [3, 2]) == 0, "a point on the border adds nothing"
+    assert hypervolume([[1.0, 2.0], [3.0, 0.5]], [3, 2]) == 0, "a point on the border adds nothing"
     assert hypervolume(np.empty((0, 2)), [1, 1]) == 0
     assert non_dominated(np.empty((0, 2))).tolist() == []
     assert non_dominated([[0.0, 1], [-0.0, 1]]).tolist() == [True, True]
@@ -98,10 +98,11 @@ def test_hand_made_fronts() -> None:
 def test_the_knee_is_where_the_front_bends() -> None:
     assert knee([[0, 10], [1, 2], [10, 0]]) == 1
     assert knee([[0, 10], [9, 9], [1, 2], [10, 0], [1, 2]]) == 2, "dominated points do not count"
-    assert knee([[0.4, 4000], [0.45, 1700], [0.6, 800]]) == 1, "units do not matter"
+    assert knee([[0.4, 4000.0], [0.45, 1700.0], [0.6, 800.0]]) == 1, "units do not matter"
+    assert knee([[0.0, 1.0], [0.4, 0.5], [0.05, 0.55], [1.0, 0.0]]) == 2, "a sum, not a maximum"
     assert knee([[3, 3]]) == 0
     assert knee([[1, 2], [1, 2]]) == 0
-    assert knee([[1, 1, 0], [0, 0, 1], [0.1, 0.1, 0.1]]) == 2
+    assert knee([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.1, 0.1, 0.1]]) == 2
 
 
 @given(point_sets(objectives=2))

@@ -1,0 +1,52 @@
+# make demo   a real search over the toy models, on this machine's CPU
+# make test   every test
+# make lint   ruff, mypy, import-linter
+#
+# TORCH_INDEX names another index for torch alone. Where torch's default build brings CUDA and this
+# machine has no GPU, save gigabytes with
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+BIN = $(VENV)/bin
+CONSTRAINTS = hpc/locks/constraints.txt
+SETUP = setup.cfg pyproject.toml $(CONSTRAINTS)
+
+.PHONY: demo test fast lint clean
+
+demo: $(VENV)/.all
+	$(BIN)/l2s run toy --run results/demo
+	$(BIN)/l2s report results/demo --svg results/demo/front.svg
+
+test: lint
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/unit -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and alone, so that TORCH_INDEX is asked for nothing else.
+$(VENV)/.torch: $(VENV)/bin/python $(CONSTRAINTS)
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	  $(shell grep '^torch==' $(CONSTRAINTS))
+	touch $@
+
+$(VENV)/.all: $(VENV)/.torch $(SETUP)
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[all]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.all
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) results/demo build *.egg-info

@@ -1,0 +1,90 @@
+"""What a run has cost, from the receipts of the tables that count and from the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from l2s_hpc.records import Receipt
+from l2s_hpc.store.state import RunState
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run has cost.
+
+    Seconds are those of accepted attempts, one device each. The time of attempts that failed is
+    not in them: only nodes know it, and analysis reads nothing that was not accepted.
+
+    Attributes:
+        seconds: by phase (`merge`, `generate`, …), longest first.
+        evaluations: by evaluation.
+        device_hours: all of them, in hours.
+        seconds_per_candidate: mean over accepted score tables; None if there are none.
+        accepted: number of accepted score tables.
+        attempts: number of attempts that were begun; failed: those that left no table for a fault
+            that counts; lost: those that ended otherwise without one (interrupted, damaged, …).
+        penalised: number of candidates that were given up.
+        asked: number of genomes that the algorithm asked for.
+        repeats: those of them whose candidate was known already, so that nothing was evaluated.
+        devices: how many accepted tables each device made.
+    """
+
+    seconds: dict[str, float]
+    evaluations: dict[str, float]
+    device_hours: float
+    seconds_per_candidate: float | None
+    accepted: int
+    attempts: int
+    failed: int
+    lost: int
+    penalised: int
+    asked: int
+    repeats: int
+    devices: dict[str, int]
+
+
+def cost(state: RunState, receipts: Iterable[Receipt], references: Iterable[str]) -> Cost:
+    """Return what a run has cost.
+
+    Args:
+        state: the run's state.
+        receipts: those of its accepted tables.
+        references: candidate ids that are evaluated whether or not they are asked for.
+    """
+    phases: dict[str, float] = {}
+    evaluations: dict[str, float] = {}
+    devices: dict[str, int] = {}
+    accepted = 0
+    for receipt in receipts:
+        accepted += 1
+        devices[receipt.device] = devices.get(receipt.device, 0) + 1
+        for phase, seconds in receipt.seconds.items():
+            phases[phase] = phases.get(phase, 0.0) + seconds
+            evaluations[receipt.evaluation] = evaluations.get(receipt.evaluation, 0.0) + seconds
+    total = sum(phases.values())
+    attempts = [attempt for tries in state.attempts.values() for attempt in tries]
+    ended = [attempt for attempt in attempts if attempt.outcome not in ("live", "accepted")]
+    asked = [candidate for generation in state.generations for candidate in generation.candidates]
+    return Cost(
+        seconds=dict(sorted(phases.items(), key=lambda pair: -pair[1])),
+        evaluations=evaluations,
+        device_hours=total / 3600,
+        seconds_per_candidate=total / accepted if accepted else None,
+        accepted=accepted,
+        attempts=len(attempts),
+        failed=sum(attempt.counted for attempt in ended),
+        lost=sum(not attempt.counted for attempt in ended),
+        penalised=len(state.penalised),
+        asked=len(asked),
+        repeats=_repeats(asked, references),
+        devices=devices,
+    )
+
+
+def _repeats(asked: Iterable[str], references: Iterable[str]) -> int:
+    known, repeats = set(references), 0
+    for candidate in asked:
+        repeats += candidate in known
+        known.add(candidate)
+    return repeats

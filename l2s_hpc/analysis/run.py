@@ -1,0 +1,389 @@
+"""A run, opened for reading: candidates, scores, front, transfer rates, hypervolume, cost.
+
+    from l2s_hpc import open_run
+    run = open_run("results/toy")
+    run.front()
+
+Everything is computed from the files of the run directory, which may be a copy on another machine.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from pydantic import ValidationError
+
+from l2s_hpc.analysis.cost import Cost, cost
+from l2s_hpc.analysis.fitness import Measures, measures
+from l2s_hpc.analysis.frames import Frames, ScoreTensor
+from l2s_hpc.analysis.tradeoff import (
+    Hypervolume,
+    feasible,
+    feasible_by_generation,
+    hypervolume_of,
+    search_front,
+)
+from l2s_hpc.analysis.transfer import TRANSFER_KEYS, Row, transfer_rows
+from l2s_hpc.errors import DamageError, UserError
+from l2s_hpc.records import Receipt
+from l2s_hpc.store.journal import Journal
+from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import RunInfo, read_run
+from l2s_hpc.store.state import RunState
+
+if TYPE_CHECKING:
+    from l2s_hpc.config import SearchConfig
+
+SHOWN = ("accuracy", "tokens", "truncation", "ntr", "ptr")
+"""The measures that every table shows, pooled over items; further objectives follow them."""
+
+
+def open_run(path: str | Path, strict: bool = True) -> Run:
+    """Open a run directory for reading.
+
+    Only score tables that the journal accepted count, and each is compared with its receipt before
+    a number is computed from it.
+
+    Args:
+        path: the run directory, or a copy of it.
+        strict: a damaged or missing table raises `DamageError`; else it is left out with a warning,
+            and transfer rates are None where a parent's table is.
+
+    Raises:
+        UserError: the folder is not a run directory.
+        DamageError: `run.json` or the journal is damaged.
+    """
+    folder = Path(path)
+    paths = RunPaths(folder)
+    try:
+        info = read_run(folder)
+    except ValidationError as error:
+        message = f"not this version's run.json: {error.errors()[0]['msg']}"
+        raise DamageError(message, path=paths.run_json) from None
+    return Run(paths, info, _read_state(paths), strict)
+
+
+class Run:
+    """One run as it was when it was opened.
+
+    Attributes:
+        folder: its directory.
+        info: what `run.json` says.
+        state: the journal, folded.
+        parents: the parents' candidate ids by name, in the job's order: the slow one first.
+        labels: the name of each reference's candidate: `parent.slow`, `average`, `sweep.0.25`, ….
+    """
+
+    def __init__(self, paths: RunPaths, info: RunInfo, state: RunState, strict: bool) -> None:
+        self.folder = paths.folder
+        self.info = info
+        self.state = state
+        self.parents = _parents(info)
+        self.labels = _labels(info)
+        self._frames = Frames(paths, state.accepted.values(), strict)
+        self._measured: dict[str, dict[str, Measures]] = {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved job."""
+        return self.info.config
+
+    @cached_property
+    def genes(self) -> tuple[str, ...]:
+        """The names of the genes, such as `weight.slow.top`, in the order of every genome."""
+        from l2s_hpc.recipes.genes import space
+
+        return tuple(gene.name for gene in space(self._job()).genes)
+
+    @property
+    def evaluations(self) -> list[str]:
+        """The evaluations that have score tables, in the order in which they began."""
+        return list(dict.fromkeys(evaluation for evaluation, _ in self.state.accepted))
+
+    def best_evaluation(self) -> str:
+        """Return the evaluation whose figures are the least optimistic so far.
+
+        `report` once everything there is settled, `selection` once the final front is fixed on it,
+        else `search`.
+        """
+        if self.state.front is None:
+            return "search"
+        reported = self.state.stages.get("report", ())
+        settled = all(self.state.settled("report", candidate) for candidate in reported)
+        return "report" if reported and settled else "selection"
+
+    def candidates(self, evaluation: str = "search") -> pl.DataFrame:
+        """Return one row for each candidate, in the order in which they came up, references last.
+
+        Columns: candidate; generation (the first that asked for it; null for a reference that was
+        never asked for); label (of a reference); one column a gene, null where there is no genome;
+        feasible (of the search's constraints; null until it is told); penalised (the reason, in
+        this evaluation); n, accuracy, tokens, truncation, ntr, ptr and the other objectives in this
+        evaluation, null without a score table there.
+        """
+        measured = self.measures(evaluation)
+        meets = feasible(self.state)
+        everyone = dict.fromkeys([*self.state.genomes, *self.labels, *measured])
+        genes = self.genes
+        rows = []
+        for candidate in everyone:
+            genome = self.state.genomes.get(candidate, (None,) * len(genes))
+            asked = candidate in self.state.genomes
+            rows.append(
+                {
+                    "candidate": candidate,
+                    "generation": self.state.first_seen[candidate] if asked else None,
+                    "label": self.labels.get(candidate),
+                    **dict(zip(genes, genome, strict=True)),
+                    "feasible": meets.get(candidate),
+                    "penalised": self.state.penalised.get((evaluation, candidate)),
+                    "n": measured.get(candidate, {}).get("n"),
+                    **{name: measured.get(candidate, {}).get(name) for name in self._shown()},
+                }
+            )
+        return pl.DataFrame(rows, schema=self._candidate_schema())
+
+    def scores(self, evaluation: str | None = None) -> pl.LazyFrame:
+        """Return the rows of the accepted score tables, of one evaluation or of all (None).
+
+        Raises:
+            DamageError: one of them is damaged or missing (unless not strict).
+            UserError: nothing was accepted there.
+        """
+        return self._frames.scan(evaluation)
+
+    def tensor(self, benchmark: str | None = None, evaluation: str = "search") -> ScoreTensor:
+        """Return the first sample's verdicts, uint8 `[candidate, item]`, with both index lists.
+
+        Raises:
+            DamageError: a table is damaged or missing (unless not strict), or lacks an item.
+            UserError: nothing was accepted there, or the benchmark (all: None) has no items.
+        """
+        return self._frames.tensor(evaluation, self._frames.usable(evaluation), benchmark)
+
+    def measures(self, evaluation: str) -> dict[str, Measures]:
+        """Return the measures of every candidate with a table in an evaluation; none: empty.
+
+        Transfer rates are None as long as a parent has no table there.
+        """
+        if evaluation not in self._measured:
+            known = self._frames.usable(evaluation)
+            parents = self._parents_among(known)
+            found = measures(self._frames, evaluation, known, parents) if known else {}
+            self._measured[evaluation] = found
+        return self._measured[evaluation]
+
+    def front(self, evaluation: str | None = None) -> list[Row]:
+        """Return the front as rows, the shortest answers first.
+
+        A row holds candidate, label, generation, genome (in the order of `genes`), picks (the names
+        under which it was picked), n, accuracy, tokens, truncation, ntr, ptr and every objective.
+
+        Args:
+            evaluation: None means the final front in `best_evaluation()`; `search` the feasible
+                candidates that none dominates in the generations told so far; any other name the
+                final front there. A candidate without a table there is left out.
+
+        Raises:
+            UserError: the final front is not fixed yet.
+            DamageError: a table is damaged or missing (unless not strict).
+        """
+        evaluation = evaluation or self.best_evaluation()
+        if evaluation != "search" and self.state.front is None:
+            raise UserError(
+                "the final front is not fixed yet",
+                hint="front('search') is that of the search so far",
+                path=self.folder,
+            )
+        chosen = search_front(self.state) if evaluation == "search" else self.state.front or ()
+        measured = self.measures(evaluation)
+        rows = [self._front_row(c, measured[c]) for c in chosen if c in measured]
+        return sorted(rows, key=lambda row: (row["tokens"], row["candidate"]))
+
+    def table(
+        self, evaluation: str | None = None, candidates: Iterable[str] | None = None
+    ) -> list[Row]:
+        """Return accuracy, tokens and transfer by candidate and benchmark, with 95 % intervals.
+
+        See `l2s_hpc.analysis.transfer.Row`; each row also has the candidate's label.
+
+        Args:
+            evaluation: None means `best_evaluation()`.
+            candidates: None means all that have a table there; those without one are left out.
+        """
+        evaluation = evaluation or self.best_evaluation()
+        known = self._frames.usable(evaluation, candidates)
+        if not known:
+            return []
+        parents = self._parents_among(self._frames.usable(evaluation, self.parents.values()))
+        rows = transfer_rows(self._frames, evaluation, known, parents)
+        return [{"label": self.labels.get(row["candidate"]), **row} for row in rows]
+
+    def ntr(self, evaluation: str | None = None) -> list[Row]:
+        """Return the transfer rates by candidate and benchmark, parents included.
+
+        A row holds candidate, label, benchmark (a name, `all` = pooled over items, `macro` = mean
+        over benchmarks), n, accuracy, ntr, ntr_low, ntr_high, ptr, ptr_low, ptr_high; the ends are
+        those of a 95 % interval, and a rate without denominator is None.
+        """
+        return [{key: row[key] for key in TRANSFER_KEYS} for row in self.table(evaluation)]
+
+    def hypervolume(self, evaluation: str = "search") -> Hypervolume:
+        """Return the trade-off that each generation and the references reach.
+
+        See `hypervolume_of` for the unit: 1 is ideal. Of the search only candidates that the told
+        generations found feasible count; of the references all do.
+
+        Raises:
+            UserError: the first parent has no table there yet.
+        """
+        measured = self.measures(evaluation)
+        slow = next(iter(self.parents.values()))
+        if slow not in measured:
+            message = f"no score table of the first parent in evaluation '{evaluation}'"
+            raise UserError(message, path=self.folder)
+        slow_tokens = float(measured[slow]["tokens"] or 0.0)
+
+        def reached(candidates: Iterable[str]) -> float:
+            points = [measured[c] for c in dict.fromkeys(candidates) if c in measured]
+            pairs = [(float(p["accuracy"] or 0.0), float(p["tokens"] or 0.0)) for p in points]
+            return hypervolume_of(pairs, slow_tokens)
+
+        ids = self.info.reference_ids()
+        sweep = [candidate for label, candidate in ids.items() if label.startswith("sweep.")]
+        plain = [candidate for label, candidate in ids.items() if not label.startswith("sweep.")]
+        return Hypervolume(
+            evaluation=evaluation,
+            generations=tuple(reached(c) for c in feasible_by_generation(self.state)),
+            sweep=reached(sweep) if any(c in measured for c in sweep) else None,
+            average=reached(plain),
+            slow_tokens=slow_tokens,
+        )
+
+    def cost(self) -> Cost:
+        """Return what the run has cost so far."""
+        return cost(self.state, self.receipts(), self.labels)
+
+    def receipts(self) -> list[Receipt]:
+        """Return the receipts of all accepted tables, by evaluation."""
+        return [
+            self._frames.receipt(evaluation, candidate)
+            for evaluation in self.evaluations
+            for candidate in self._frames.usable(evaluation)
+        ]
+
+    @property
+    def stage(self) -> str:
+        """What the run is at, in a few words."""
+        if self.state.completed:
+            return "complete"
+        if self.state.stopped:
+            return "stopped"
+        for evaluation in ("report", "selection"):
+            if evaluation in self.state.stages:
+                return f"in the {evaluation} evaluation"
+        return f"searching, {self.state.told} generations told"
+
+    def __repr__(self) -> str:
+        known = len({*self.state.genomes, *self.labels})
+        return f"<Run {self.info.id}: {self.stage}, {known} candidates>"
+
+    def _repr_html_(self) -> str:
+        shown = ("candidate", "picks", "n", "accuracy", "tokens", "ntr", "ptr")
+        evaluation = self.best_evaluation()
+        head = "".join(f"<th>{name}</th>" for name in shown)
+        lines = [
+            "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in shown)
+            for row in self.front()
+        ]
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return (
+            f"<p>{html.escape(repr(self))}; the front on {html.escape(evaluation)}:</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+    def _job(self) -> SearchConfig:
+        """Return the job with its parents in their order, on which the order of genes depends."""
+        from l2s_hpc.config import SearchConfig, validate
+
+        parents = self.config["parents"]
+        return validate(
+            SearchConfig,
+            self.config | {"parents": {name: parents[name] for name in self.parents}},
+            self.folder / "run.json",
+        )
+
+    def _parents_among(self, known: Iterable[str]) -> dict[str, str]:
+        """Return the parents if all of them are known: what some of them solve is no reference."""
+        return self.parents if set(self.parents.values()) <= set(known) else {}
+
+    def _front_row(self, candidate: str, found: Measures) -> Row:
+        asked = candidate in self.state.genomes
+        return {
+            "candidate": candidate,
+            "label": self.labels.get(candidate),
+            "generation": self.state.first_seen[candidate] if asked else None,
+            "genome": list(self.state.genomes[candidate]) if asked else None,
+            "picks": [name for name, pick in self.state.picks.items() if pick == candidate],
+            "n": found["n"],
+            **{name: found[name] for name in self._shown()},
+        }
+
+    def _shown(self) -> list[str]:
+        return list(dict.fromkeys([*SHOWN, *self.config["objectives"]]))
+
+    def _candidate_schema(self) -> dict[str, pl.DataType]:
+        return {
+            "candidate": pl.String(),
+            "generation": pl.Int64(),
+            "label": pl.String(),
+            **{gene: pl.Float64() for gene in self.genes},
+            "feasible": pl.Boolean(),
+            "penalised": pl.String(),
+            "n": pl.Int64(),
+            **{name: pl.Float64() for name in self._shown()},
+        }
+
+
+def _read_state(paths: RunPaths) -> RunState:
+    """Fold the journal; an entry that is missing in its middle would hide all that follow."""
+    there = len(list(paths.journal.glob("*/*.json")))
+    state, journal = RunState(), Journal(paths.journal)
+    for entry in journal.refresh():
+        state.apply(entry)
+    if len(journal.entries) < there:
+        raise DamageError(
+            f"the journal has a gap: entry {len(journal.entries) + 1} is missing",
+            hint="copy the run directory again, or see `l2s verify`",
+            path=paths.journal,
+        )
+    return state
+
+
+def _parents(info: RunInfo) -> dict[str, str]:
+    """Return the parents' candidate ids by name, in the job's order.
+
+    JSON objects are stored with sorted keys; the plain average lists its models in the job's order.
+    """
+    ids = info.parent_ids()
+    average = info.references.get("average")
+    listed = [part["model"] for part in average.config["models"]] if average else list(ids)
+    return {name: ids[name] for name in listed}
+
+
+def _labels(info: RunInfo) -> dict[str, str]:
+    """Return one label for each reference's candidate; the sweep's ends are parents first."""
+    ids = info.reference_ids()
+    names = sorted(ids, key=lambda label: (label.startswith("sweep."), label == "average"))
+    return {ids[label]: label for label in reversed(names)}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(value) if isinstance(value, list) else str("" if value is None else value)

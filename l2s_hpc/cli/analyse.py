@@ -1,0 +1,119 @@
+"""`l2s verify`, `front`, `ntr`, `report`, `export`: what became of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from l2s_hpc.cli.cluster import JSON
+from l2s_hpc.cli.output import print_json, print_table, stdout
+
+RUN = Annotated[Path, typer.Argument(help="A run directory.")]
+EVALUATION = Annotated[
+    str | None,
+    typer.Option("--on", help="search, selection or report; default: the best there is."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs."""
+    for verb in (verify, front, ntr, report, export):
+        app.command()(verb)
+
+
+def verify(
+    folder: RUN,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Move damage away; `l2s run` evaluates it again.")
+    ] = False,
+    as_json: JSON = False,
+) -> None:
+    """Re-hash and re-check everything that a run's numbers rest on."""
+    from l2s_hpc.controller import verify as verifier
+
+    tables, damage = verifier.verify(folder)
+    rows = [{"file": str(d.path), "damage": d.message} for d in damage]
+    reopened = verifier.quarantine(folder, damage) if quarantine and damage else 0
+    if as_json:
+        print_json({"tables": tables, "damage": rows, "reopened": reopened})
+    else:
+        if rows:
+            print_table(rows, "Damage")
+        stdout.print(f"{tables} accepted tables checked, {len(rows)} damaged, {reopened} reopened")
+    if rows:
+        raise typer.Exit(3)
+
+
+def front(folder: RUN, on: EVALUATION = None, as_json: JSON = False) -> None:
+    """Print the non-dominated candidates."""
+    from l2s_hpc import open_run
+
+    rows = open_run(folder).front(on)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(front_rows(rows), "Front")
+
+
+def ntr(folder: RUN, on: EVALUATION = None, as_json: JSON = False) -> None:
+    """Print negative and positive transfer rates with their intervals."""
+    from l2s_hpc import open_run
+
+    rows = open_run(folder).ntr(on)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, "Transfer against the parents (95 % intervals)")
+
+
+def report(
+    folder: RUN,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", help="Also write the front's picture here.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Write the one-file HTML report."""
+    from l2s_hpc import open_run
+    from l2s_hpc.analysis.report import save_front_svg, write_report
+    from l2s_hpc.store.layout import RunPaths
+
+    opened = open_run(folder)
+    path = write_report(opened, RunPaths(folder).report)
+    if svg is not None:
+        save_front_svg(opened, svg)
+    if as_json:
+        print_json({"report": str(path)})
+    else:
+        stdout.print(f"report: {path}")
+
+
+def export(
+    folder: RUN,
+    candidate: Annotated[
+        str, typer.Argument(help="An id, a pick (knee) or a reference (average).")
+    ],
+    target: Annotated[Path, typer.Argument(help="The folder to make.")],
+) -> None:
+    """Write a candidate as a checkpoint, with its recipe and model card."""
+    from l2s_hpc.export import export as run_export
+
+    stdout.print(str(run_export(folder, candidate, target)))
+
+
+def front_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return front rows with the columns that fit a terminal."""
+    return [
+        {
+            "candidate": row["candidate"],
+            "label": row.get("label"),
+            "accuracy": row["accuracy"],
+            "tokens": row["tokens"],
+            "ntr": row["ntr"],
+            "genome": row["genome"],
+        }
+        for row in rows
+    ]

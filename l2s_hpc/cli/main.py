@@ -1,0 +1,60 @@
+"""Entry point of `l2s`. What a verb needs is imported when it runs: `--help` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from l2s_hpc.cli import analyse, cluster, jobs, search
+from l2s_hpc.cli.output import stderr, stdout
+from l2s_hpc.errors import L2SError
+
+app = typer.Typer(
+    name="l2s",
+    help="Merge slow- and fast-thinking language models by evolutionary search on a Slurm cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+jobs.register(app)
+cluster.register(app)
+search.register(app)
+analyse.register(app)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        stdout.print(version("l2s-hpc"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; an error that we know is printed without a traceback."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app()
+    except L2SError as error:
+        stderr.print(Text(f"l2s: {error}", style="red"))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        stderr.print("interrupted")
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What a user asks of a run from outside: its status, and to stop it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from l2s_hpc.config import SiteConfig, validate
+from l2s_hpc.controller.start import make_executor
+from l2s_hpc.store.files import process_start
+from l2s_hpc.store.journal import Journal
+from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import RunInfo, read_run
+from l2s_hpc.store.state import RunState
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """Return where a run stands, from its files alone.
+
+    Raises:
+        UserError: the folder is not a run directory.
+    """
+    info, state, journal = _read(folder)
+    phase, wanted = _phase(state, info)
+    attempts = [attempt for tries in state.attempts.values() for attempt in tries]
+    return {
+        "run": info.id,
+        "phase": phase,
+        "controller": _controller(journal),
+        "generation": len(state.generations),
+        "generations": info.config["search"]["generations"],
+        "settled": sum(state.settled(phase, candidate) for candidate in wanted),
+        "wanted": len(wanted),
+        "live": sum(attempt.outcome == "live" for attempt in attempts),
+        "accepted": len(state.accepted),
+        "failed": sum(attempt.outcome == "failed" for attempt in attempts),
+        "penalised": len(state.penalised),
+        "front": len(state.front or ()),
+        "looks_at_report": state.looks,
+        "last_event": state.last_time,
+        "reasons": sorted({f"{a.kind}: {a.message}" for a in attempts if a.kind})[-5:],
+    }
+
+
+def stop(folder: Path) -> int:
+    """Ask the run's controller to end, and cancel this run's jobs and no others.
+
+    `l2s run` with the same settings goes on later.
+
+    Returns:
+        The number of batches whose jobs were cancelled.
+    """
+    info, state, journal = _read(folder)
+    while not journal.append([{"event": "stopped"}]):
+        for entry in journal.refresh():
+            state.apply(entry)
+    site = validate(SiteConfig, info.site)
+    if site.executor == "local":
+        return 0
+    names = {attempt.batch for attempt in state.live_attempts()}
+    batches = {name: state.batches[name] for name in sorted(names)}
+    make_executor(RunPaths(folder), site).cancel(batches)
+    return len(batches)
+
+
+def _read(folder: Path) -> tuple[RunInfo, RunState, Journal]:
+    info, state, journal = read_run(folder), RunState(), Journal(RunPaths(folder).journal)
+    for entry in journal.refresh():
+        state.apply(entry)
+    return info, state, journal
+
+
+def _phase(state: RunState, info: RunInfo) -> tuple[str, list[str]]:
+    """Return the evaluation that is under way, or `complete`, and its candidates."""
+    if state.completed:
+        return "complete", []
+    for name in ("report", "selection"):
+        if name in state.stages:
+            return name, list(state.stages[name])
+    candidates = list(state.generations[-1].candidates) if state.generations else []
+    first = list(info.reference_ids().values()) if len(state.generations) == 1 else []
+    return "search", list(dict.fromkeys([*first, *candidates]))
+
+
+def _controller(journal: Journal) -> str:
+    """Say who acted last, and whether it still lives (on this host it can be known)."""
+    starts = [e for e in journal.entries for event in e.events if event["event"] == "started"]
+    if not starts:
+        return "none"
+    last = starts[-1]
+    where = f"process {last.pid} on {last.host}"
+    if last.host != socket.gethostname():
+        return where
+    return where + (" (running)" if process_start(last.pid) == last.process else " (ended)")

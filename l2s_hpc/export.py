@@ -1,0 +1,205 @@
+"""`l2s export`: a candidate as a checkpoint that anyone can load, with its recipe and its card."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from l2s_hpc.config import ModelSource, SearchConfig, SiteConfig, validate
+from l2s_hpc.errors import UserError, did_you_mean
+from l2s_hpc.recipes.genes import Space
+from l2s_hpc.recipes.genes import space as make_space
+from l2s_hpc.recipes.models import Model, locate, merged_config, merged_tensors
+from l2s_hpc.recipes.recipe import make_recipe, mergekit_config
+from l2s_hpc.records import Recipe
+from l2s_hpc.store.journal import Journal
+from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import RunInfo, read_run
+from l2s_hpc.store.state import RunState
+from l2s_hpc.task.merge import Weights, merge
+
+_SHARD_BYTES = 4_000_000_000
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+_NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*")
+
+
+def export(run: Path, candidate: str, target: Path) -> Path:
+    """Write a candidate's merged checkpoint into a new folder.
+
+    Args:
+        run: the run directory.
+        candidate: its id or the beginning of it, a pick (`knee`) or a reference (`average`).
+        target: the folder to make; it must not exist.
+
+    Raises:
+        UserError: no such candidate, the folder exists, or a parent is not what it was.
+    """
+    if target.exists():
+        raise UserError("the target folder exists already", path=target)
+    info = read_run(run)
+    recipe = find_recipe(run, info, candidate)
+    models = _models(info, recipe)
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    temporary.mkdir(parents=True)
+    try:
+        _write(temporary, info, recipe, models)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def find_recipe(run: Path, info: RunInfo, word: str) -> Recipe:
+    """Return the recipe of a candidate id (or its beginning), a pick or a reference label."""
+    state = RunState()
+    for entry in Journal(RunPaths(run).journal).refresh():
+        state.apply(entry)
+    references = {recipe.candidate: recipe for recipe in info.references.values()}
+    labels = state.picks | info.reference_ids()
+    wanted = labels.get(word, word)
+    known = [*references, *state.genomes]
+    hits = sorted({c for c in known if c.startswith(wanted)}) if len(wanted) >= 4 else []
+    if len(hits) != 1:
+        problem = (
+            f"{len(hits)} candidates begin with" if hits else "no candidate, pick or reference"
+        )
+        raise UserError(f"{problem} '{word}'", hint=did_you_mean(word, [*labels, *hits]), path=run)
+    if hits[0] in references:
+        return references[hits[0]]
+    config = validate(SearchConfig, info.config)
+    genes = Space(make_space(config).genes, info.frozen)
+    return make_recipe(config, genes, state.genomes[hits[0]], info.identities)
+
+
+def _models(info: RunInfo, recipe: Recipe) -> dict[str, Model]:
+    """Return the run's input models, checked to be the ones that the run used."""
+    site = validate(SiteConfig, info.site)
+    models = {n: locate(n, ModelSource(**s), site.models) for n, s in info.models.items()}
+    for name, identity in recipe.identities.items():
+        if models[name].identity != identity:
+            raise UserError(
+                f"the weights of '{name}' are not those of the run", path=models[name].folder
+            )
+    return models
+
+
+def _write(folder: Path, info: RunInfo, recipe: Recipe, models: Mapping[str, Model]) -> None:
+    tokenizer = info.config["merge"]["tokenizer"] or next(iter(info.config["parents"]))
+    config = merged_config(models, tokenizer)
+    _write_json(folder / "config.json", config)
+    for name in _TOKENIZER_FILES:
+        source = models[tokenizer].folder / name
+        if source.exists():
+            shutil.copy(source, folder / name)
+    _write_weights(folder, recipe, models)
+    places = {name: _place(info, name) for name in recipe.identities}
+    text = yaml.safe_dump(mergekit_config(recipe, places), sort_keys=False, allow_unicode=True)
+    (folder / "mergekit_config.yml").write_text(text, encoding="utf-8")
+    _copy_notices(folder, recipe, models)
+    card = _card(info, recipe, models, text)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_weights(folder: Path, recipe: Recipe, models: Mapping[str, Model]) -> None:
+    """Write shards as the tensors come, then the index; a single shard gets the plain name."""
+    shards: list[list[str]] = []
+    total = 0
+    with Weights(models) as weights:
+        tensors = merge(recipe, weights, merged_tensors(models))
+        for number, shard in enumerate(_shards(tensors)):
+            save_file(shard, folder / f"shard-{number}.safetensors", metadata={"format": "pt"})
+            shards.append(sorted(shard))
+            total += sum(tensor.nbytes for tensor in shard.values())
+    if len(shards) == 1:
+        (folder / "shard-0.safetensors").rename(folder / "model.safetensors")
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards):
+        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (folder / f"shard-{number}.safetensors").rename(folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _shards(
+    tensors: Iterator[tuple[str, torch.Tensor]],
+) -> Iterator[dict[str, torch.Tensor]]:
+    shard: dict[str, torch.Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > _SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor.contiguous()
+        size += tensor.nbytes
+    yield shard
+
+
+def _place(info: RunInfo, name: str) -> str:
+    """Return a model's place as others can use it: the hub id, or the folder."""
+    return str(info.models[name]["path"])
+
+
+def _copy_notices(folder: Path, recipe: Recipe, models: Mapping[str, Model]) -> None:
+    for name in recipe.identities:
+        for pattern in _NOTICES:
+            for source in models[name].folder.glob(pattern):
+                shutil.copy(source, folder / f"{name}-{source.name}")
+
+
+def _card(info: RunInfo, recipe: Recipe, models: Mapping[str, Model], text: str) -> str:
+    rows = "\n".join(
+        f"| {name} | {_place(info, name)} | {_licence(models[name])} | `{identity}` |"
+        for name, identity in recipe.identities.items()
+    )
+    return f"""---
+library_name: transformers
+tags: [mergekit, merge, long-to-short]
+---
+# Candidate {recipe.candidate} of {info.id}
+
+Merged by l2s_hpc with mergekit's method `{recipe.config["merge_method"]}`, seed {recipe.seed}.
+
+| model | from | licence as its card states it | identity |
+|---|---|---|---|
+{rows}
+
+The licences of all input models apply to this merge; their notices are in this folder where they
+came with the weights.
+
+## Recipe (`mergekit_config.yml`)
+
+```yaml
+{text}```
+"""
+
+
+def _licence(model: Model) -> str:
+    """Return the licence that a model's card names."""
+    card = model.folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+    found = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
+    return found[1] if found else "not stated"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
