@@ -96,8 +96,8 @@ class GeneConfig(Config):
 class AlgorithmConfig(Config):
     """The evolutionary algorithm."""
 
-    algorithm: Literal["nsga2", "ga"] = "nsga2"
-    """nsga2 for two or more objectives, ga for one."""
+    algorithm: Literal["nsga2", "ga", "random"] = "nsga2"
+    """nsga2 for two or more objectives, ga for one; random draws, to compare with."""
     population: int = Field(20, ge=2)
     """Candidates of each generation after the first."""
     generations: int = Field(10, ge=1)

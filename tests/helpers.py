@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2s_hpc.config import ModelSource, SearchConfig
+from l2s_hpc.config import ModelSource, SearchConfig, load_job
+from l2s_hpc.evaluation.benchmarks import splits
 from l2s_hpc.recipes.genes import space
 from l2s_hpc.recipes.models import Model
 from l2s_hpc.recipes.recipe import make_recipe
-from l2s_hpc.records import Recipe
+from l2s_hpc.records import Item, Protocol, Recipe
 
 ROOT = Path(__file__).parents[1]
 TOY = ROOT / "data" / "toy"
@@ -56,3 +57,30 @@ def recipe_of(
     genes = space(config)
     names = (*config.parents, "base")
     return make_recipe(config, genes, genes.genome(values), identities or dict.fromkeys(names, ""))
+
+
+def toy_items(count: int) -> tuple[Item, ...]:
+    """Return the first search items of the toy job, of its benchmarks in turn."""
+    found = splits(load_job(ROOT / "jobs" / "toy.toml"), {})["search"]
+    names = dict.fromkeys(item.benchmark for item in found)
+    rows = zip(*([i for i in found if i.benchmark == name] for name in names), strict=True)
+    return tuple(item for row in rows for item in row)[:count]
+
+
+def toy_protocol(**changes: Any) -> Protocol:
+    """Return the toy's protocol on one CPU thread, greedy, with some changes."""
+    settings: dict[str, Any] = {
+        "prompt": "chat",
+        "max_tokens": 120,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "samples": 1,
+        "seed": 0,
+        "stop_ids": (454,),
+        "tokenizer": "slow",
+        "chunk_items": 1024,
+        "engine": "transformers",
+        "engine_settings": {"batch_size": 6, "threads": 1},
+        "merge_device": "cpu",
+    }
+    return Protocol(**settings | changes)

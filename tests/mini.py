@@ -1,4 +1,4 @@
-"""A mini job for tests of the controller: 3 generations x 4 candidates x 8 items, scripted engine."""
+"""A mini job for tests: 3 generations x 4 candidates x 8 items, with the scripted engine."""
 
 from __future__ import annotations
 

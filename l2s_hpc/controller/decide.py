@@ -269,8 +269,8 @@ def _check_losses(
     lost = [c for c in candidates if (evaluation, c) in state.penalised]
     if evaluation == "search" and len(lost) > policy.failures * len(candidates):
         raise IncompleteError(
-            f"{len(lost)} of {len(candidates)} candidates of generation "
-            f"{len(state.generations) - 1} failed, search.failures = {policy.failures:g} allows less; "
+            f"{len(lost)} of {len(candidates)} candidates failed in generation "
+            f"{len(state.generations) - 1}, more than search.failures = {policy.failures:g}; "
             f"the last reason: {state.penalised[evaluation, lost[-1]]}",
             hint="see the receipts under attempts/; raise --set search.failures to go on",
         )

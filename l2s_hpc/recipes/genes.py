@@ -86,7 +86,7 @@ class Space:
         for gene in self.genes:
             if gene.name in names:
                 default = method.defaults.get(gene.parameter)
-                value = gene.low if default is None else float(default)
+                value = (gene.low + gene.high) / 2 if default is None else float(default)
                 values[gene.name] = gene.snap(value)
         return Space(self.genes, self.frozen | values)
 

@@ -184,12 +184,16 @@ def compatibility_faults(models: Mapping[str, Model]) -> list[str]:
 
 
 def merged_tensors(models: Mapping[str, Model]) -> list[str]:
-    """Return the sorted names of the merged model's tensors.
+    """Return the names of the merged model's tensors, in the order in which mergekit merges them.
 
-    Where some parents tie their head and some do not, the merged model has a head of its own.
+    Where some parents tie their head and some do not, the merged model has a head of its own; it
+    comes after the embedding then, and random methods depend on that.
     """
-    names = {name for model in models.values() for name in model.tensors}
-    return sorted(names)
+    names = sorted({name for model in models.values() for name in model.tensors})
+    if HEAD in names and any(model.tied for model in models.values()):
+        names.remove(HEAD)
+        names.insert(names.index(EMBEDDING) + 1, HEAD)
+    return names
 
 
 def merged_config(models: Mapping[str, Model], tokenizer: str) -> dict[str, Any]:

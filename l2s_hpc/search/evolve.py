@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.soo.nonconvex.ga import GA
 from pymoo.core.evaluator import Evaluator
+from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.repair import Repair
 from pymoo.operators.crossover.sbx import SBX
@@ -28,6 +29,9 @@ from l2s_hpc.errors import L2SError
 from l2s_hpc.recipes.genes import Gene, Genome, Space
 
 Array = npt.NDArray[np.float64]
+
+_DRAWS = 10
+"""Draws per point of a random start, so that points that snap to the same one can be left out."""
 
 
 @dataclass(frozen=True)
@@ -139,32 +143,48 @@ def grid(space: Space, points: int) -> Array:
     return np.array(rows, dtype=float)
 
 
-def random_genomes(space: Space, count: int, seed: int) -> list[Genome]:
-    """Return uniformly drawn genomes: what an evolutionary search must beat."""
-    rng = np.random.default_rng(seed)
-    unit = rng.random((count, len(space.searched)))
-    return [space.genome(_scaled(row, space.searched)) for row in unit]
+class _RandomSearch:
+    """Uniform draws, with pymoo's ask and tell: what an evolutionary search must beat."""
+
+    def __init__(self, problem: Problem, space: Space, size: int, seed: int) -> None:
+        self.problem = problem
+        self._genes = space.searched
+        self._size = size
+        self._rng = np.random.default_rng(seed)
+
+    def ask(self) -> Population:
+        return Population.new("X", _random_start(self._rng, self._size, self._genes))
+
+    def tell(self, infills: Population) -> None:
+        """Random search learns nothing."""
+
+
+def _random_start(rng: np.random.Generator, size: int, genes: Sequence[Gene]) -> Array:
+    """Draw distinct points; fewer than `size` where the space holds hardly more."""
+    drawn = rng.random((size * _DRAWS, len(genes)))
+    rows = dict.fromkeys(tuple(snap_unit(row, genes)) for row in drawn)
+    return np.array(list(rows)[:size])
 
 
 def _algorithm(config: SearchConfig, space: Space) -> Any:
     settings = config.search
     genes = space.searched
     problem = _Unit(len(genes), len(config.objectives), len(config.constraints))
-    repair = _Snap(space)
+    if settings.algorithm == "random":
+        return _RandomSearch(problem, space, settings.population, config.seed)
     if settings.start == "grid":
-        start = np.array([snap_unit(row, genes) for row in grid(space, settings.grid)])
+        rows = dict.fromkeys(tuple(snap_unit(row, genes)) for row in grid(space, settings.grid))
+        start = np.array(list(rows))
     else:
         rng = np.random.default_rng(config.seed)
-        start = np.array(
-            [snap_unit(row, genes) for row in rng.random((settings.population, len(genes)))]
-        )
+        start = _random_start(rng, settings.population, genes)
     kind = NSGA2 if settings.algorithm == "nsga2" else GA
     algorithm = kind(
         pop_size=settings.population,
-        sampling=np.unique(start, axis=0) if settings.start == "grid" else start,
+        sampling=start,
         crossover=SBX(eta=settings.crossover_eta, prob=0.9),
         mutation=PM(eta=settings.mutation_eta),
-        repair=repair,
+        repair=_Snap(space),
         eliminate_duplicates=True,
     )
     algorithm.setup(problem, seed=config.seed, termination=("n_gen", 10**9), verbose=False)

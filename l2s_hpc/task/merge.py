@@ -1,7 +1,7 @@
 """Merges one candidate in memory, tensor by tensor, with mergekit's own methods.
 
-The order is by tensor name and the seed is set anew for each merge, so that methods that draw
-random numbers give what `mergekit-yaml --random-seed` gives. Arithmetic is in float32, the result
+The order is mergekit's and the seed is set anew for each merge, so that methods that draw random
+numbers give what `mergekit-yaml --random-seed` gives. Arithmetic is in float32, the result
 in bfloat16. Memory stays near one model: parents are read tensor by tensor from their files.
 """
 
@@ -72,12 +72,12 @@ class Weights:
 def merge(
     recipe: Recipe, weights: TensorSource, names: list[str], device: str = "cpu"
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the merged model's tensors, in the order of their names.
+    """Yield the merged model's tensors, in the order of `names`.
 
     Args:
         recipe: a canonical recipe; its models are named as `weights` names them.
         weights: the input models.
-        names: the tensors to merge.
+        names: the tensors to merge, as `merged_tensors` orders them.
         device: where the arithmetic happens.
 
     Raises:
@@ -86,7 +86,7 @@ def merge(
     config = recipe.config
     method = registry.get(config["merge_method"])
     set_seed(recipe.seed)
-    for name in sorted(names):
+    for name in names:
         merged = _merge_one(config, method, weights, name, device)
         if not torch.isfinite(merged).all():
             raise MergeError(

@@ -238,7 +238,7 @@ def test_untested_methods_go_the_same_way(method: str, tmp_path: Path) -> None:
     [
         ("model_stock", {"slow": {}}, {}, "base", "at least 3 inputs"),
         ("nuslerp", {"slow": {"weight": 1.0}}, {}, "base", "at least 2 non-base"),
-        ("passthrough", PLAIN, {}, None, "at most 1 inputs"),
+        ("passthrough", PLAIN, {}, None, "exactly 1 inputs"),
         ("slerp", PLAIN, {"t": 0.5}, "base", "exactly 2 inputs"),
         ("slerp", {"fast": {}}, {}, "slow", "parameter t"),
         ("ties", {"slow": {"weight": 1.0}, "fast": {}}, {}, "base", "parameter weight"),

@@ -30,9 +30,7 @@ def test_undisturbed_run_is_complete(undisturbed: dict[str, object]) -> None:
     assert len(undisturbed["genomes"]) == 3  # type: ignore[arg-type]
 
 
-def test_killed_again_and_again(
-    mini: Mini, undisturbed: dict[str, object], tmp_path: Path
-) -> None:
+def test_killed_again_and_again(mini: Mini, undisturbed: dict[str, object], tmp_path: Path) -> None:
     """Each time a few entries further on: in asking, submitting, accepting, telling, choosing."""
     run = tmp_path / "run"
     kills = sum(kill_at_entry(mini.command(run), run, entry) for entry in range(1, 60, 4))
@@ -99,7 +97,9 @@ def test_two_controllers_at_once(
 ) -> None:
     run = tmp_path / "run"
     processes = [
-        subprocess.Popen(mini.command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            mini.command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         for _ in range(2)
     ]
     texts = [process.communicate(timeout=120)[0] for process in processes]

@@ -1,0 +1,343 @@
+"""The report of a run: one HTML file that opens offline and says what each figure rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from l2s_hpc.analysis.charts import (
+    AVERAGE,
+    COLOURS,
+    FRONT,
+    PARENT,
+    SEARCHED,
+    SWEEP,
+    front_chart,
+    gene_chart,
+    hypervolume_chart,
+    save_front_png,
+    save_front_svg,
+    spec,
+)
+from l2s_hpc.analysis.page import Child, Html, el, figure, join, page, table
+from l2s_hpc.analysis.run import Run
+from l2s_hpc.analysis.settings import settings
+from l2s_hpc.analysis.tradeoff import REFERENCE_TOKENS, Hypervolume, search_front
+from l2s_hpc.analysis.words import benchmark_table, name_of, number, rate, stretch
+from l2s_hpc.errors import UserError
+from l2s_hpc.store.files import write_durably
+
+__all__ = ["save_front_png", "save_front_svg", "write_report"]
+
+_NOT_YET = "Nothing to draw yet: no candidate and no parent has a score table."
+
+
+def write_report(run: Run, path: Path) -> Path:
+    """Write the report of a run, finished or not, as one HTML file; return its path.
+
+    Raises:
+        DamageError: a score table is damaged or missing (unless the run was opened not strict).
+    """
+    text = _Report(run).html()
+    write_durably(path, lambda temporary: _fill(temporary, text))
+    return path
+
+
+class _Report:
+    """Builds the page section by section, and collects the figures' specifications on the way."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._best = run.best_evaluation()
+        self._specs: dict[str, Any] = {}
+
+    def html(self) -> str:
+        sections: list[Callable[[], Html]] = [
+            self._head,
+            self._front,
+            self._splits,
+            self._search,
+            self._tables,
+            self._hypervolume,
+            self._genes,
+            self._cost,
+            self._penalised,
+        ]
+        body = [section() for section in sections]
+        return page(f"{self._run.info.name}: report", [*body, settings(self._run)], self._specs)
+
+    def _head(self) -> Html:
+        run = self._run
+        last = run.state.last_time[:16].replace("T", " ")
+        parts: list[Child] = [
+            el("p", f"Merge search {run.info.id} · {run.stage} · {last} UTC", class_="kicker"),
+            el("h1", run.info.name),
+            el("p", str(run.config.get("description", "")), class_="lead"),
+        ]
+        if not run.state.completed:
+            text = (
+                f"This run is not finished ({run.stage}). Its figures are those of the {self._best}"
+                " items so far, and may change."
+            )
+            parts.append(el("p", text, class_="notice"))
+        return join([*parts, *self._findings()])
+
+    def _findings(self) -> list[Html]:
+        """Return a sentence on each pick and on the first parent, as far as they are known."""
+        run = self._run
+        named = {pick: name.replace("_", " ") for name, pick in run.state.picks.items()}
+        slow_name, slow = next(iter(run.parents.items()))
+        rows = {
+            row["candidate"]: row
+            for row in run.table(self._best, dict.fromkeys([slow, *named]))
+            if row["benchmark"] == "all"
+        }
+        if slow not in rows:
+            return []
+        base = rows[slow]
+        sentences = [
+            f"The parent {slow_name} solves {rate(base, 'accuracy')} of the {base['n']} "
+            f"{self._best} items with {number(base, 'tokens')} tokens an answer."
+        ]
+        for candidate in [c for c in named if c in rows]:
+            row = rows[candidate]
+            change = row["tokens"] / base["tokens"] - 1
+            sentences.append(
+                f"The pick {name_of(run, candidate)} solves {rate(row, 'accuracy')} with "
+                f"{number(row, 'tokens')} tokens ({change:+.0%}), and loses "
+                f"{rate(row, 'ntr')} of what some parent solves."
+            )
+        return [el("p", sentence, class_="finding") for sentence in sentences]
+
+    def _front(self) -> Html:
+        run, best = self._run, self._best
+        title = el("h2", "Accuracy against answer length", self._tag(best))
+        rows = run.front()
+        if not run.measures(best):
+            return join([title, el("p", _NOT_YET)])
+        words = (
+            f"Figure 1. Each point is one model on the {self._items(best)} items of the {best} "
+            "split; up and to the left is better. Bars are 95 % intervals of each point on its "
+            "own, by resampling items within benchmarks. "
+        )
+        words += (
+            f"The front holds {len(rows)} candidates, chosen on the selection items."
+            if best != "search"
+            else f"The front holds the {len(rows)} feasible candidates that none dominates so far."
+        )
+        return join([title, self._figure("front", front_chart(run, best), words, best), self._recipes()])
+
+    def _recipes(self) -> Html:
+        """Return the genomes on the front as a table."""
+        run = self._run
+        rows: list[list[Child]] = [
+            [
+                self._named(row["candidate"]),
+                f"{row['accuracy']:.1%}",
+                f"{row['tokens']:.1f}",
+                *(f"{value:g}" for value in row["genome"] or ()),
+            ]
+            for row in run.front()
+        ]
+        if not rows:
+            return Html("")
+        head = ["candidate", "accuracy", "tokens", *run.genes]
+        return el("details", el("summary", "The recipes on the front"), table(head, rows))
+
+    def _splits(self) -> Html:
+        """Say which items chose what, and so which figures flatter the front."""
+        run = self._run
+        roles = {
+            "search": "guided the search and named the candidates of the front",
+            "selection": "chose the final front and the picks among those",
+            "report": f"looked at {run.state.looks} time(s), after the choice was fixed",
+        }
+        rows: list[list[Child]] = [
+            [
+                join([name, self._tag(name)]),
+                str(self._items(name)),
+                str(len(run.measures(name))),
+                roles.get(name, "an evaluation of its own"),
+            ]
+            for name in dict.fromkeys([*roles, *run.evaluations])
+        ]
+        words = (
+            "The items are split three ways by their question. Figures from items that chose the "
+            "front flatter it, because the choice favours luck: they are marked optimistic. "
+        )
+        if run.state.looks > 1:
+            words += (
+                f"The report items were looked at {run.state.looks} times, because the search went "
+                "on after a look: what was chosen later may owe something to an earlier look."
+            )
+        head = ["split", "items", "models", "role"]
+        return join([el("h2", "What the figures rest on"), el("p", words), table(head, rows)])
+
+    def _search(self) -> Html:
+        run = self._run
+        if self._best == "search" or not run.measures("search"):
+            return Html("")
+        frame = run.candidates("search")
+        asked = frame.filter(frame["generation"].is_not_null())
+        words = (
+            f"Figure 2. The {asked.height} candidates of {run.state.told} generations on the "
+            f"{self._items('search')} search items, which also chose the front shown here: it "
+            f"looks better than it is. {int(asked['feasible'].sum())} of them met the constraints."
+        )
+        chart = front_chart(run, "search")
+        return join(
+            [
+                el("h2", "The search", self._tag("search")),
+                self._figure("search", chart, words, "search"),
+            ]
+        )
+
+    def _tables(self) -> Html:
+        """Return accuracy, tokens and transfer of front, picks and references by benchmark."""
+        run, best = self._run, self._best
+        wanted = [row["candidate"] for row in reversed(run.front())]
+        rows = run.table(best, dict.fromkeys([*wanted, *run.labels]))
+        if not rows:
+            return Html("")
+        names = list(dict.fromkeys(row["benchmark"] for row in rows))
+        words = (
+            "NTR is the share of the items solved by some parent that the model gets wrong, PTR "
+            "the share of the other items that it gets right. A parent's own NTR is not zero: it "
+            "loses what only another one solves. In brackets 95 % intervals; “–” has no items."
+        )
+        parts: list[Html] = []
+        for name in names:
+            part = benchmark_table(run, [row for row in rows if row["benchmark"] == name])
+            title = _benchmark_words(name)
+            parts.append(
+                join([el("h3", title), part])
+                if name == "all"
+                else el("details", el("summary", title), part)
+            )
+        title = el("h2", "Front and references by benchmark", self._tag(best))
+        return join([title, el("p", words), *parts])
+
+    def _hypervolume(self) -> Html:
+        run = self._run
+        try:
+            found = run.hypervolume("search")
+        except UserError:
+            return Html("")
+        if not found.generations:
+            return Html("")
+        words = (
+            f"Figure 3. Share of the area between no answer right at {REFERENCE_TOKENS * found.slow_tokens:.1f}"
+            f" tokens ({REFERENCE_TOKENS:g} times the first parent's) and all right at none that is dominated, on "
+            f"the {self._items('search')} search items, by the feasible candidates up to each "
+            f"generation: {found.generations[-1]:.3f} in the end. {_beside(found)}"
+        )
+        if self._best == "report":
+            reported = run.hypervolume("report")
+            words += (
+                f" On the {self._items('report')} report items the front reaches "
+                f"{reported.generations[-1]:.3f}. {_beside(reported)}"
+            )
+        legend = [(COLOURS[FRONT], "search"), (COLOURS[SWEEP], "one-parameter sweep (dashed)")]
+        legend.append((COLOURS[AVERAGE], "plain average and parents (dotted)"))
+        self._specs["hypervolume"] = spec(hypervolume_chart(run, "search"))
+        return join(
+            [
+                el("h2", "Progress by generation", self._tag("search")),
+                figure("hypervolume", words, legend),
+            ]
+        )
+
+    def _genes(self) -> Html:
+        run = self._run
+        searched = [gene for gene in run.genes if gene not in run.info.frozen]
+        if not search_front(run.state):
+            return Html("")
+        words = (
+            f"Figure 4. Each point is a candidate on the {self._items('search')} search items; the "
+            "others of its genes differ too, so a slope is a hint and no effect."
+        )
+        if run.info.frozen:
+            frozen = ", ".join(f"{name} = {value:g}" for name, value in run.info.frozen.items())
+            words += f" Genes that do nothing were kept fixed: {frozen}."
+        parts: list[Html] = []
+        for measure, title in (("accuracy", "Accuracy"), ("tokens", "Mean tokens")):
+            charts = []
+            for index, gene in enumerate(searched):
+                name = f"gene-{measure}-{index}"
+                self._specs[name] = spec(gene_chart(run, gene, measure))
+                charts.append(figure(name, gene))
+            parts.append(join([el("h3", f"{title} by gene"), el("div", *charts, class_="grid")]))
+        keys = join(
+            el("li", el("i", style=f"background:{COLOURS[kind]}"), kind)
+            for kind in (SEARCHED, FRONT)
+        )
+        title = el("h2", "Genes", self._tag("search"))
+        return join([title, el("p", words), el("ul", keys, class_="legend"), *parts])
+
+    def _cost(self) -> Html:
+        found = self._run.cost()
+        total = sum(found.seconds.values())
+        each = found.seconds_per_candidate
+        words = (
+            f"{found.accepted} score tables took {stretch(total)} of device time"
+            + (f", {stretch(each)} each" if each is not None else "")
+            + f", from {found.attempts} attempts: {found.failed} failed, {found.lost} were lost or "
+            f"interrupted (their time is not counted), {found.penalised} candidates were given up. "
+            f"Of {found.asked} genomes asked for, {found.repeats} were known models and cost nothing."
+        )
+        rows: list[list[Child]] = [
+            [kind, name, stretch(seconds), f"{seconds / total:.1%}" if total else "–"]
+            for kind, part in (("phase", found.seconds), ("evaluation", found.evaluations))
+            for name, seconds in part.items()
+        ]
+        parts = table(["by", "", "device time", "share"], rows, words=2) if rows else Html("")
+        return join([el("h2", "Cost"), el("p", words), parts])
+
+    def _penalised(self) -> Html:
+        run = self._run
+        rows: list[list[Child]] = [
+            [name_of(run, candidate), evaluation, el("span", reason, class_="wrap")]
+            for (evaluation, candidate), reason in run.state.penalised.items()
+        ]
+        if not rows:
+            return join([el("h2", "Given up"), el("p", "No candidate was given up.")])
+        words = "These failed as often as the site allows, and count as the worst possible."
+        head = ["candidate", "evaluation", "reason"]
+        return join([el("h2", "Given up"), el("p", words), table(head, rows, words=3)])
+
+    def _figure(self, name: str, chart: Any, words: str, evaluation: str) -> Html:
+        self._specs[name] = spec(chart)
+        kinds = [FRONT, SWEEP, AVERAGE, PARENT]
+        if evaluation == "search":
+            kinds = [SEARCHED, *kinds]
+        return figure(name, words, [(COLOURS[kind], kind) for kind in kinds])
+
+    def _named(self, candidate: str) -> Html:
+        return el("code", name_of(self._run, candidate))
+
+    def _items(self, evaluation: str) -> int:
+        measured = self._run.measures(evaluation)
+        return int(next(iter(measured.values()))["n"] or 0) if measured else 0
+
+    def _tag(self, evaluation: str) -> Html:
+        if evaluation in ("search", "selection"):
+            return el("span", "optimistic", class_="tag warn")
+        return Html("")
+
+
+def _beside(found: Hypervolume) -> str:
+    sweep = f"{found.sweep:.3f}" if found.sweep is not None else "nothing"
+    average = f"{found.average:.3f}" if found.average is not None else "nothing"
+    return f"The one-parameter sweep reaches {sweep}, plain average and parents {average}."
+
+
+def _benchmark_words(name: str) -> str:
+    return {
+        "all": "All items pooled",
+        "macro": "Unweighted mean over benchmarks",
+    }.get(name, name)
+
+
+def _fill(temporary: Path, text: str) -> None:
+    temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,73 @@
+"""Numbers and names as the report writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from l2s_hpc.analysis.page import Child, Html, el, join, table
+from l2s_hpc.analysis.run import Run
+from l2s_hpc.analysis.transfer import Row
+
+
+def name_of(run: Run, candidate: str) -> str:
+    """Return under which names a candidate was picked, else a reference's label, else its id."""
+    picks = [name.replace("_", " ") for name, pick in run.state.picks.items() if pick == candidate]
+    return " and ".join(picks) or run.labels.get(candidate, candidate)
+
+
+def rate(row: Row, name: str) -> str:
+    """Return a rate in percent with its interval, or a dash where it is None."""
+    if row[name] is None:
+        return "–"
+    return f"{row[name]:.1%} [{100 * row[f'{name}_low']:.1f}, {100 * row[f'{name}_high']:.1f}]"
+
+
+def number(row: Row, name: str) -> str:
+    """Return a mean with its interval."""
+    return f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
+
+
+def stretch(seconds: float) -> str:
+    """Return a stretch of time in the unit that suits it."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def benchmark_table(run: Run, rows: Sequence[Row]) -> Html:
+    """Return candidates with accuracy, tokens and transfer on one benchmark."""
+    first = rows[0]
+    note = f"{first['n']} items"
+    if first["solved"] is not None:
+        left = first["n"] - first["solved"]
+        note += f", of which some parent solves {first['solved']} (NTR is a share of these) and "
+        note += f"none solves {left} (PTR is a share of these)"
+    cells: list[list[Child]] = [
+        [
+            _named(run, row["candidate"]),
+            _small(rate(row, "accuracy")),
+            _small(number(row, "tokens")),
+            _small(rate(row, "ntr")),
+            _small(rate(row, "ptr")),
+            f"{row['truncation']:.1%}",
+        ]
+        for row in rows
+    ]
+    head = ["model", "accuracy", "mean tokens", "NTR", "PTR", "cut off"]
+    return table(head, cells, note=note)
+
+
+def _named(run: Run, candidate: str) -> Html:
+    """Return a candidate's name, and its id small beside it where the name is another word."""
+    name = name_of(run, candidate)
+    if name == candidate:
+        return el("code", candidate)
+    return join([name, " ", el("small", el("code", candidate[:8]))])
+
+
+def _small(text: str) -> Html:
+    """Return text whose interval in brackets is small."""
+    value, bracket, rest = text.partition(" [")
+    return join([value, el("small", f" [{rest}")]) if bracket else join([value])
