@@ -25,11 +25,7 @@ class Config(BaseModel):
     """A part of a configuration file: immutable, unknown keys are refused."""
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
 
@@ -283,16 +279,15 @@ def load_site(path: Path, overrides: Iterable[str] = ()) -> SiteConfig:
 
 
 def validate(kind: type[C], data: Mapping[str, Any], path: Path | None = None) -> C:
-    """Check a mapping against a configuration class.
-
-    Raises:
-        UserError: one line per fault, all faults at once.
-    """
+    """Check a mapping against a configuration class; raises `UserError` with a line per fault."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        faults = [_fault(kind, fault) for fault in _own_faults(error)]
-        raise UserError("\n".join(faults), path=path) from None
+        faults: list[dict[str, Any]] = [dict(fault) for fault in error.errors()]
+        # A list with a faulty entry is called too short as well: that is no fault of its own.
+        within = {f["loc"][:n] for f in faults for n in range(len(f["loc"]))}
+        own = [f for f in faults if f["type"] != "too_short" or f["loc"] not in within]
+        raise UserError("\n".join(_fault(kind, fault) for fault in own), path=path) from None
 
 
 def documented(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
@@ -331,14 +326,12 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _anchored(config: SearchConfig, folder: Path) -> SearchConfig:
-    def anchor(source: ModelSource) -> ModelSource:
-        if source.path.startswith(("./", "../")):
-            return source.model_copy(update={"path": str((folder / source.path).resolve())})
-        return source
+    def anchor(source: ModelSource | None) -> ModelSource | None:
+        if source is None or not source.path.startswith(("./", "../")):
+            return source
+        return source.model_copy(update={"path": str((folder / source.path).resolve())})
 
-    merge = config.merge
-    if merge.base is not None:
-        merge = merge.model_copy(update={"base": anchor(merge.base)})
+    merge = config.merge.model_copy(update={"base": anchor(config.merge.base)})
     parents = {name: anchor(source) for name, source in config.parents.items()}
     return config.model_copy(update={"parents": parents, "merge": merge})
 
@@ -346,10 +339,8 @@ def _anchored(config: SearchConfig, folder: Path) -> SearchConfig:
 def _load(kind: type[C], path: Path, overrides: Iterable[str]) -> C:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", path=path) from None
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise UserError(f"not valid TOML: {error}", path=path) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read as TOML: {error}", path=path) from None
     for override in overrides:
         _override(data, override)
     return validate(kind, data, path)
@@ -366,28 +357,14 @@ def _override(data: dict[str, Any], override: str) -> None:
         value = text
     *parents, last = dotted.strip().split(".")
     node: Any = data
-    for part in parents:
-        at_list = isinstance(node, list)
-        node = node[_index(node, part, override)] if at_list else node.setdefault(part, {})
-        if not isinstance(node, dict | list):
-            raise UserError(f"--set {override}: '{part}' is a value, not a table")
-    node[_index(node, last, override) if isinstance(node, list) else last] = value
-
-
-def _index(entries: list[Any], part: str, override: str) -> int:
-    if part.isdecimal() and int(part) < len(entries):
-        return int(part)
-    raise UserError(
-        f"--set {override}: '{part}' is not an entry of the list",
-        hint=f"its entries are 0 to {len(entries) - 1}",
-    )
-
-
-def _own_faults(error: ValidationError) -> list[dict[str, Any]]:
-    """Return the faults, less those of a list that is too short only because of a faulty entry."""
-    faults: list[dict[str, Any]] = [dict(fault) for fault in error.errors()]
-    within = {f["loc"][:n] for f in faults for n in range(len(f["loc"]))}
-    return [f for f in faults if f["type"] != "too_short" or f["loc"] not in within]
+    try:
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        node[int(last) if isinstance(node, list) else last] = value
+    except (IndexError, ValueError):
+        raise UserError(f"--set {override}: no such entry, they count from 0") from None
+    except (AttributeError, TypeError):
+        raise UserError(f"--set {override}: a value stands where a table must be") from None
 
 
 def _fault(kind: type[BaseModel], fault: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ only the colours of text and axes anew when it is dark.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ COLOURS = {
 _SHAPES = {
     SEARCHED: "circle", FRONT: "circle", SWEEP: "circle", AVERAGE: "square", PARENT: "diamond",
 }  # fmt: skip
-_AREAS = {SEARCHED: 36, FRONT: 95, SWEEP: 40, AVERAGE: 95, PARENT: 120}
+_AREAS = {SEARCHED: 40, FRONT: 95, SWEEP: 40, AVERAGE: 95, PARENT: 120}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _PICTURE = (760, 430)
+_ON_PAGE = (940, 400)
+"""Width and height of the plot in pixels; a page's may be narrower."""
 _INK, _MUTED, _LINE = "#1c2127", "#626a73", "#e4e7ea"
 _CONFIG: dict[str, Any] = {
     "font": _FONT,
@@ -68,13 +71,13 @@ def spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
 def front_chart(run: Run, evaluation: str) -> alt.LayerChart:
     """Return accuracy against mean tokens in one evaluation, as wide as its container."""
     points = front_points(run, evaluation)
-    return _styled(_front_layers(points, None, (720, 400)), "container", 400)
+    return _styled(_front_layers(points, None, _ON_PAGE), "container", _ON_PAGE[1])
 
 
 def front_points(run: Run, evaluation: str) -> list[Row]:
     """Return a row for each point of the front plot; a candidate that plays two parts has two.
 
-    Rows have kind, candidate, name (what stands beside it; may be empty), genome (as text), order
+    Rows have kind, candidate, name (what stands beside it; may be empty), called (the same or a dash), genome (as text), order
     (along its line), and the columns of `transfer.Row` pooled over items.
     """
     measured = run.measures(evaluation)
@@ -98,6 +101,7 @@ def front_points(run: Run, evaluation: str) -> list[Row]:
             **pooled[candidate],
             "kind": kind,
             "name": name,
+            "called": name or "–",
             "genome": genome_text(run, candidate),
             "order": order,
         }
@@ -111,7 +115,7 @@ def hypervolume_chart(run: Run, evaluation: str) -> alt.LayerChart:
     found = run.hypervolume(evaluation)
     values = [{"generation": n, "hypervolume": v} for n, v in enumerate(found.generations)]
     base = _chart(values).encode(
-        x=alt.X("generation:Q", title="generation", axis=alt.Axis(tickMinStep=1, format="d")),
+        x=alt.X("generation:Q", title="generation", axis=_whole_numbers(len(values))),
         y=alt.Y("hypervolume:Q", title="hypervolume", scale=alt.Scale(zero=False, padding=12)),
         tooltip=["generation:Q", alt.Tooltip("hypervolume:Q", format=".4f")],
     )
@@ -200,7 +204,7 @@ def _picture(run: Run) -> str:
     legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1)
     title = alt.Title(
         f"{run.info.name}: accuracy against answer length",
-        subtitle=f"{evaluation} split, {n} items; bars are 95 % intervals",
+        subtitle=f"{evaluation} split, {n} items; bars are 95% intervals",
     )
     chart = _styled(_front_layers(points, legend, _PICTURE), width, height)
     chart = chart.properties(title=title, background="white", padding=16)
@@ -215,13 +219,15 @@ def _front_layers(
     searched = [row for row in points if row["kind"] == SEARCHED]
     there = {row["kind"] for row in points}
     kinds = [kind for kind in COLOURS if kind in there]
-    layers = [_points(searched, kinds, legend, opacity=0.5)] if searched else []
+    layers = [_points(searched, kinds, legend, opacity=0.6)] if searched else []
     for kind, dash in ((SWEEP, [6, 4]), (FRONT, [1, 0])):
         line = [row for row in points if row["kind"] == kind]
         mark = _on(line).mark_line(color=COLOURS[kind], strokeDash=dash, strokeWidth=2)
-        layers.append(mark.encode(order="order:Q"))
+        layers += [mark.encode(order="order:Q")] if line else []
     layers += _intervals([row for row in shown if row["kind"] != SWEEP], kinds, legend)
-    layers.append(_points(shown, kinds, legend, opacity=1))
+    for kind in (kind for kind in kinds if kind != SEARCHED):
+        rows = [row for row in shown if row["kind"] == kind]
+        layers.append(_points(rows, kinds, legend, opacity=1))
     return layers + _words(points, size)
 
 
@@ -244,29 +250,27 @@ def _on(rows: list[Row]) -> alt.Chart:
 def _points(
     rows: list[Row], kinds: list[str], legend: alt.Legend | None, opacity: float
 ) -> alt.Chart:
-    # Colour, shape and size share one legend only if their scales have the same domain.
+    """Return points of one kind."""
+    # Colour and shape share one legend only if their scales have the same domain.
     shapes = alt.Scale(domain=kinds, range=[_SHAPES[kind] for kind in kinds])
-    areas = alt.Scale(type="ordinal", domain=kinds, range=[_AREAS[kind] for kind in kinds])
     tooltip = [
         alt.Tooltip("kind:N", title="part"),
-        alt.Tooltip("name:N"),
+        alt.Tooltip("called:N"),
         alt.Tooltip("candidate:N"),
         alt.Tooltip("genome:N"),
         *_measure_tooltips(),
         alt.Tooltip("n:Q", title="items"),
     ]
-    chart: alt.Chart = _on(rows).mark_point(filled=True, opacity=opacity)
+    area = _AREAS[rows[0]["kind"]]
+    chart: alt.Chart = _on(rows).mark_point(filled=True, opacity=opacity, size=area)
     return chart.encode(
         color=_colour(legend, kinds),
         shape=alt.Shape("kind:N", scale=shapes, legend=legend),
-        size=alt.Size("kind:N", scale=areas, legend=legend),
         tooltip=tooltip,
     )
 
 
-def _intervals(
-    rows: list[Row], kinds: list[str], legend: alt.Legend | None
-) -> list[alt.Chart]:
+def _intervals(rows: list[Row], kinds: list[str], legend: alt.Legend | None) -> list[alt.Chart]:
     base = _on(rows).mark_rule(opacity=0.45, strokeWidth=1.2).encode(color=_colour(legend, kinds))
     return [
         base.encode(y="accuracy_low:Q", y2="accuracy_high:Q"),
@@ -287,6 +291,12 @@ def _words(points: list[Row], size: tuple[int, int]) -> list[alt.Chart]:
         .encode(text="name:N")
         for (kind, align, dx, dy), rows in by_place.items()
     ]
+
+
+def _whole_numbers(count: int) -> alt.Axis:
+    """Return an axis that marks whole numbers only, at most twenty of them."""
+    every = max(math.ceil(count / 20), 1)
+    return alt.Axis(values=list(range(0, count, every)), format="d")
 
 
 def _measure_axis(measure: str, title: str | None, ticks: int) -> alt.Y:

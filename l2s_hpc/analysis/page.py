@@ -10,13 +10,11 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
-)
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that a page must not hold, and those that reorder what is read after them."""
@@ -46,36 +44,27 @@ def join(children: Iterable[Child]) -> Html:
     return Html("".join(map(_text, children)))
 
 
-def table(
-    head: Sequence[Child], rows: Sequence[Sequence[Child]], words: int = 1, note: Child = ""
-) -> Html:
+def table(head: Sequence[Child], rows: Sequence[Sequence[Child]], words: Collection[int]) -> Html:
     """Return a table that scrolls sideways where it is too wide.
 
     Args:
-        head: the columns' names.
+        head: the columns' names; none gives a table without a head.
         rows: cells.
-        words: how many of the first columns hold words; the others hold numbers.
-        note: a caption above it.
+        words: the indices of the columns that hold words; the others hold numbers.
     """
-    kinds = ["word" if index < words else "number" for index in range(len(head))]
-    line = join(
-        el("th", cell, scope="col", class_=kind) for cell, kind in zip(head, kinds, strict=True)
-    )
-    body = join(
-        el("tr", *(el("td", cell, class_=k) for cell, k in zip(row, kinds, strict=True)))
-        for row in rows
-    )
-    caption = el("caption", note) if note else Html("")
-    return el(
-        "div", el("table", caption, el("thead", el("tr", line)), el("tbody", body)), class_="wide"
-    )
+    body = join(el("tr", *_cells("td", row, words)) for row in rows)
+    top = el("thead", el("tr", *_cells("th", head, words))) if head else Html("")
+    return el("div", el("table", top, el("tbody", body)), class_="wide")
+
+
+def _cells(tag: str, cells: Sequence[Child], words: Collection[int]) -> list[Html]:
+    kinds = ["word" if index in words else "number" for index in range(len(cells))]
+    return [el(tag, cell, class_=kind) for cell, kind in zip(cells, kinds, strict=True)]
 
 
 def figure(name: str, words: Child, legend: Iterable[tuple[str, str]] = ()) -> Html:
     """Return the place of a figure: its legend (colour, name), the drawing, and its caption."""
-    keys = join(
-        el("li", el("i", style=f"background:{colour}"), label) for colour, label in legend
-    )
+    keys = join(el("li", el("i", style=f"background:{colour}"), label) for colour, label in legend)
     return el(
         "figure",
         el("ul", keys, class_="legend") if keys else Html(""),
@@ -137,7 +126,8 @@ _LOOK = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+  font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
+  sans-serif; }
 main { max-width: 66rem; margin: 0 auto; padding: 3.5rem 1.5rem 6rem; }
 h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.015em; }
 h2 { font-size: 1.3rem; line-height: 1.3; margin: 3.6rem 0 .6rem; letter-spacing: -.005em; }
@@ -146,7 +136,9 @@ p, figcaption, ul.words { max-width: 44rem; }
 p { margin: .6rem 0; }
 .kicker { color: var(--muted); font-size: .85rem; margin: 0 0 .4rem; }
 .lead { font-size: 1.1rem; color: var(--muted); }
-.finding { font-size: 1.1rem; margin: 1.4rem 0; }
+.finding { font-size: 1.1rem; margin: .9rem 0; }
+.lead + .finding { margin-top: 1.8rem; }
+.note { color: var(--muted); font-size: .92rem; }
 code { font: .86em/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   overflow-wrap: anywhere; }
 figure { margin: 1.4rem 0 0; }
@@ -155,6 +147,8 @@ figcaption { color: var(--muted); font-size: .92rem; margin-top: .8rem; }
 .chart.vega-embed { display: block; padding: 0; }
 .chart .role-axis text, .chart .role-axis-title text { fill: var(--muted); }
 .chart .role-axis-grid line { stroke: var(--line); }
+.chart .mark-text.role-mark text { paint-order: stroke; stroke: var(--paper); stroke-width: 4px;
+  stroke-linejoin: round; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; padding: 0;
   margin: 0 0 .8rem; font-size: .88rem; color: var(--muted); }
 .legend i { display: inline-block; width: .7rem; height: .7rem; border-radius: 50%;
@@ -166,7 +160,6 @@ figcaption { color: var(--muted); font-size: .92rem; margin-top: .8rem; }
 .wide { overflow-x: auto; margin: 1.2rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums;
   min-width: 100%; }
-caption { text-align: left; color: var(--muted); padding: 0 0 .5rem; }
 th { font-weight: 600; color: var(--muted); font-size: .82rem; }
 th, td { padding: .42rem 1.1rem .42rem 0; border-bottom: 1px solid var(--line);
   text-align: left; vertical-align: top; white-space: nowrap; }
@@ -183,19 +176,20 @@ td .wrap { display: block; white-space: normal; min-width: 12rem; max-width: 44r
 details { margin: .9rem 0; }
 summary { cursor: pointer; color: var(--accent); }
 #vg-tooltip-element { background: var(--paper) !important; color: var(--ink) !important;
-  border: 1px solid var(--line) !important; max-width: min(24rem, 92vw);
+  border: 1px solid var(--line) !important; max-width: min(24rem, 92vw); font-size: .82rem !important;
   font-family: inherit !important; }
-#vg-tooltip-element td.value { white-space: normal !important; max-width: 17rem !important;
-  overflow-wrap: anywhere; }
+#vg-tooltip-element td.value { display: table-cell !important; white-space: normal !important;
+  max-width: 17rem !important; max-height: none !important; overflow-wrap: anywhere; }
 #vg-tooltip-element table { min-width: 0; }
 #vg-tooltip-element td { border: 0; padding: .1rem .5rem .1rem 0; }
 #vg-tooltip-element td.key { color: var(--muted) !important; }
 @media (max-width: 40rem) {
   body { font-size: 15px; } main { padding: 2rem 1rem 4rem; }
   h1 { font-size: 1.7rem; } h2 { margin-top: 2.8rem; }
-  th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); } }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper);
+    white-space: normal; min-width: 6.5rem; } }
 @media print {
   main { max-width: none; padding: 0; } h2 { break-after: avoid; }
   figure, tr { break-inside: avoid; } .wide { overflow: visible; }
-  body, table { font-size: 9pt; } th, td { padding-right: .6rem; white-space: normal; } }
+  html { font-size: 11px; } body { font-size: 1rem; } th, td { padding-right: .6rem; white-space: normal; } }
 """

@@ -110,4 +110,5 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 def _outside(box: Box, size: tuple[int, int]) -> float:
-    return 1e6 * (max(-box[0], 0.0) + max(box[2] - size[0], 0.0) + max(-box[1], 0.0))
+    """Nothing may leave the plot at the sides; above it there is some room."""
+    return 1e6 * (max(-box[0], 0.0) + max(box[2] - size[0], 0.0) + max(-_LINE - box[1], 0.0))

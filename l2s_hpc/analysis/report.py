@@ -24,7 +24,7 @@ from l2s_hpc.analysis.page import Child, Html, el, figure, join, page, table
 from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.settings import settings
 from l2s_hpc.analysis.tradeoff import REFERENCE_TOKENS, Hypervolume, search_front
-from l2s_hpc.analysis.words import benchmark_table, name_of, number, rate, stretch
+from l2s_hpc.analysis.words import benchmark_table, name_of, number, rate, stretch, times
 from l2s_hpc.errors import UserError
 from l2s_hpc.store.files import write_durably
 
@@ -51,6 +51,7 @@ class _Report:
         self._run = run
         self._best = run.best_evaluation()
         self._specs: dict[str, Any] = {}
+        self._figures = 0
 
     def html(self) -> str:
         sections: list[Callable[[], Html]] = [
@@ -96,19 +97,26 @@ class _Report:
         if slow not in rows:
             return []
         base = rows[slow]
-        sentences = [
-            f"The parent {slow_name} solves {rate(base, 'accuracy')} of the {base['n']} "
-            f"{self._best} items with {number(base, 'tokens')} tokens an answer."
+        sentences: list[list[Child]] = [
+            [
+                "The parent ",
+                el("strong", slow_name),
+                f" solves {rate(base, 'accuracy')} of the {base['n']} {self._best} items with "
+                f"{number(base, 'tokens')} tokens an answer.",
+            ]
         ]
         for candidate in [c for c in named if c in rows]:
             row = rows[candidate]
-            change = row["tokens"] / base["tokens"] - 1
+            change = f"{row['tokens'] / base['tokens'] - 1:+.0%}".replace("-", "−")
             sentences.append(
-                f"The pick {name_of(run, candidate)} solves {rate(row, 'accuracy')} with "
-                f"{number(row, 'tokens')} tokens ({change:+.0%}), and loses "
-                f"{rate(row, 'ntr')} of what some parent solves."
+                [
+                    "The pick ",
+                    el("strong", name_of(run, candidate)),
+                    f" solves {rate(row, 'accuracy')} with {number(row, 'tokens')} tokens "
+                    f"({change}), and loses {rate(row, 'ntr')} of what some parent solves.",
+                ]
             )
-        return [el("p", sentence, class_="finding") for sentence in sentences]
+        return [el("p", *sentence, class_="finding") for sentence in sentences]
 
     def _front(self) -> Html:
         run, best = self._run, self._best
@@ -117,16 +125,19 @@ class _Report:
         if not run.measures(best):
             return join([title, el("p", _NOT_YET)])
         words = (
-            f"Figure 1. Each point is one model on the {self._items(best)} items of the {best} "
-            "split; up and to the left is better. Bars are 95 % intervals of each point on its "
-            "own, by resampling items within benchmarks. "
+            f"{self._next()} Each point is one model on the {self._items(best)} items of the "
+            f"{best} split; up and to the left is better. Bars are 95% intervals of each point on "
+            "its own, by resampling items within benchmarks. "
         )
         words += (
             f"The front holds {len(rows)} candidates, chosen on the selection items."
             if best != "search"
             else f"The front holds the {len(rows)} feasible candidates that none dominates so far."
+            if rows
+            else "No candidate is known to be feasible yet."
         )
-        return join([title, self._figure("front", front_chart(run, best), words, best), self._recipes()])
+        drawn = self._figure("front", front_chart(run, best), words, best)
+        return join([title, drawn, self._recipes()])
 
     def _recipes(self) -> Html:
         """Return the genomes on the front as a table."""
@@ -143,7 +154,7 @@ class _Report:
         if not rows:
             return Html("")
         head = ["candidate", "accuracy", "tokens", *run.genes]
-        return el("details", el("summary", "The recipes on the front"), table(head, rows))
+        return el("details", el("summary", "The recipes on the front"), table(head, rows, {0}))
 
     def _splits(self) -> Html:
         """Say which items chose what, and so which figures flatter the front."""
@@ -151,7 +162,9 @@ class _Report:
         roles = {
             "search": "guided the search and named the candidates of the front",
             "selection": "chose the final front and the picks among those",
-            "report": f"looked at {run.state.looks} time(s), after the choice was fixed",
+            "report": f"looked at {times(run.state.looks)}, after the choice was fixed"
+            if run.state.looks
+            else "not looked at yet",
         }
         rows: list[list[Child]] = [
             [
@@ -168,11 +181,12 @@ class _Report:
         )
         if run.state.looks > 1:
             words += (
-                f"The report items were looked at {run.state.looks} times, because the search went "
-                "on after a look: what was chosen later may owe something to an earlier look."
+                f"The report items were looked at {times(run.state.looks)}: the search went "
+                "on after a look, so what was chosen later may owe something to an earlier look."
             )
         head = ["split", "items", "models", "role"]
-        return join([el("h2", "What the figures rest on"), el("p", words), table(head, rows)])
+        title = el("h2", "What the figures rest on")
+        return join([title, el("p", words), table(head, rows, {0, 3})])
 
     def _search(self) -> Html:
         run = self._run
@@ -181,7 +195,7 @@ class _Report:
         frame = run.candidates("search")
         asked = frame.filter(frame["generation"].is_not_null())
         words = (
-            f"Figure 2. The {asked.height} candidates of {run.state.told} generations on the "
+            f"{self._next()} The {asked.height} candidates of {run.state.told} generations on the "
             f"{self._items('search')} search items, which also chose the front shown here: it "
             f"looks better than it is. {int(asked['feasible'].sum())} of them met the constraints."
         )
@@ -204,7 +218,7 @@ class _Report:
         words = (
             "NTR is the share of the items solved by some parent that the model gets wrong, PTR "
             "the share of the other items that it gets right. A parent's own NTR is not zero: it "
-            "loses what only another one solves. In brackets 95 % intervals; “–” has no items."
+            "loses what only another one solves. In brackets 95% intervals; “–” has no items."
         )
         parts: list[Html] = []
         for name in names:
@@ -227,10 +241,11 @@ class _Report:
         if not found.generations:
             return Html("")
         words = (
-            f"Figure 3. Share of the area between no answer right at {REFERENCE_TOKENS * found.slow_tokens:.1f}"
-            f" tokens ({REFERENCE_TOKENS:g} times the first parent's) and all right at none that is dominated, on "
-            f"the {self._items('search')} search items, by the feasible candidates up to each "
-            f"generation: {found.generations[-1]:.3f} in the end. {_beside(found)}"
+            f"{self._next()} How much of the plane of accuracy and tokens the feasible candidates "
+            f"up to each generation dominate, on the {self._items('search')} search items; 1 is "
+            f"ideal, 0 is no answer right at {REFERENCE_TOKENS:g} times the first parent's tokens "
+            f"({REFERENCE_TOKENS * found.slow_tokens:.1f}). The search reaches "
+            f"{found.generations[-1]:.3f}. {_beside(found)}"
         )
         if self._best == "report":
             reported = run.hypervolume("report")
@@ -254,8 +269,8 @@ class _Report:
         if not search_front(run.state):
             return Html("")
         words = (
-            f"Figure 4. Each point is a candidate on the {self._items('search')} search items; the "
-            "others of its genes differ too, so a slope is a hint and no effect."
+            f"{self._next()} Each point is a candidate on the {self._items('search')} search "
+            "items; its other genes differ too, so a slope is a hint and no effect."
         )
         if run.info.frozen:
             frozen = ", ".join(f"{name} = {value:g}" for name, value in run.info.frozen.items())
@@ -284,14 +299,14 @@ class _Report:
             + (f", {stretch(each)} each" if each is not None else "")
             + f", from {found.attempts} attempts: {found.failed} failed, {found.lost} were lost or "
             f"interrupted (their time is not counted), {found.penalised} candidates were given up. "
-            f"Of {found.asked} genomes asked for, {found.repeats} were known models and cost nothing."
+            f"Of {found.asked} genomes asked for, {found.repeats} gave a known model at no cost."
         )
         rows: list[list[Child]] = [
             [kind, name, stretch(seconds), f"{seconds / total:.1%}" if total else "–"]
             for kind, part in (("phase", found.seconds), ("evaluation", found.evaluations))
             for name, seconds in part.items()
         ]
-        parts = table(["by", "", "device time", "share"], rows, words=2) if rows else Html("")
+        parts = table(["by", "", "device time", "share"], rows, {0, 1}) if rows else Html("")
         return join([el("h2", "Cost"), el("p", words), parts])
 
     def _penalised(self) -> Html:
@@ -304,14 +319,23 @@ class _Report:
             return join([el("h2", "Given up"), el("p", "No candidate was given up.")])
         words = "These failed as often as the site allows, and count as the worst possible."
         head = ["candidate", "evaluation", "reason"]
-        return join([el("h2", "Given up"), el("p", words), table(head, rows, words=3)])
+        return join([el("h2", "Given up"), el("p", words), table(head, rows, range(3))])
+
+    def _next(self) -> str:
+        self._figures += 1
+        return f"Figure {self._figures}."
 
     def _figure(self, name: str, chart: Any, words: str, evaluation: str) -> Html:
         self._specs[name] = spec(chart)
-        kinds = [FRONT, SWEEP, AVERAGE, PARENT]
+        keys = {
+            FRONT: FRONT,
+            SWEEP: f"{SWEEP} (dashed)",
+            AVERAGE: f"{AVERAGE} (square)",
+            PARENT: f"{PARENT} (diamond)",
+        }
         if evaluation == "search":
-            kinds = [SEARCHED, *kinds]
-        return figure(name, words, [(COLOURS[kind], kind) for kind in kinds])
+            keys = {SEARCHED: SEARCHED} | keys
+        return figure(name, words, [(COLOURS[kind], label) for kind, label in keys.items()])
 
     def _named(self, candidate: str) -> Html:
         return el("code", name_of(self._run, candidate))

@@ -84,9 +84,10 @@ class Run:
         self.info = info
         self.state = state
         self.parents = _parents(info)
-        self.labels = _labels(info)
+        self.labels = _labels(info, self.parents)
         self._frames = Frames(paths, state.accepted.values(), strict)
         self._measured: dict[str, dict[str, Measures]] = {}
+        self._tables: dict[str, list[Row]] = {}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -217,12 +218,16 @@ class Run:
             candidates: None means all that have a table there; those without one are left out.
         """
         evaluation = evaluation or self.best_evaluation()
-        known = self._frames.usable(evaluation, candidates)
-        if not known:
-            return []
-        parents = self._parents_among(self._frames.usable(evaluation, self.parents.values()))
-        rows = transfer_rows(self._frames, evaluation, known, parents)
-        return [{"label": self.labels.get(row["candidate"]), **row} for row in rows]
+        if evaluation not in self._tables:
+            known = self._frames.usable(evaluation)
+            parents = self._parents_among(known)
+            rows = transfer_rows(self._frames, evaluation, known, parents) if known else []
+            labelled = [{"label": self.labels.get(row["candidate"]), **row} for row in rows]
+            self._tables[evaluation] = labelled
+        found = self._tables[evaluation]
+        if candidates is None:
+            return list(found)
+        return [row for c in dict.fromkeys(candidates) for row in found if row["candidate"] == c]
 
     def ntr(self, evaluation: str | None = None) -> list[Row]:
         """Return the transfer rates by candidate and benchmark, parents included.
@@ -376,11 +381,16 @@ def _parents(info: RunInfo) -> dict[str, str]:
     return {name: ids[name] for name in listed}
 
 
-def _labels(info: RunInfo) -> dict[str, str]:
-    """Return one label for each reference's candidate; the sweep's ends are parents first."""
+def _labels(info: RunInfo, parents: Iterable[str]) -> dict[str, str]:
+    """Return one label for each reference's candidate: parents, average, then the sweep.
+
+    The sweep's ends are parents and its middle may be the average: the first label stays.
+    """
     ids = info.reference_ids()
-    names = sorted(ids, key=lambda label: (label.startswith("sweep."), label == "average"))
-    return {ids[label]: label for label in reversed(names)}
+    labels: dict[str, str] = {}
+    for label in dict.fromkeys([*(f"parent.{name}" for name in parents), *ids]):
+        labels.setdefault(ids[label], label)
+    return labels
 
 
 def _cell(value: Any) -> str:

@@ -25,13 +25,13 @@ def settings(run: Run) -> Html:
     return join(
         [
             el("h2", "Settings"),
-            table(["", ""], _summary(run, receipts), words=2),
+            table([], _summary(run, receipts), {0, 1}),
             el("h3", "Models"),
-            table(["name", "path", "revision", "identity"], models, words=4),
+            table(["name", "path", "revision", "identity"], models, range(4)),
             el("h3", "Versions"),
-            table(["package", "version"], _versions(run, receipts), words=2),
+            table(["package", "version"], _versions(run, receipts), {0, 1}),
             el("details", el("summary", "Every setting that decides results"),
-               table(["setting", "value"], science, words=2)),
+               table(["setting", "value"], science, {0, 1})),
         ]
     )  # fmt: skip
 

@@ -19,16 +19,16 @@ def rate(row: Row, name: str) -> str:
     """Return a rate in percent with its interval, or a dash where it is None."""
     if row[name] is None:
         return "–"
-    return f"{row[name]:.1%} [{100 * row[f'{name}_low']:.1f}, {100 * row[f'{name}_high']:.1f}]"
+    return f"{row[name]:.1%} {_ends(100 * row[f'{name}_low'], 100 * row[f'{name}_high'])}"
 
 
 def number(row: Row, name: str) -> str:
     """Return a mean with its interval."""
-    return f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
+    return f"{row[name]:.1f} {_ends(row[f'{name}_low'], row[f'{name}_high'])}"
 
 
 def stretch(seconds: float) -> str:
-    """Return a stretch of time in the unit that suits it."""
+    """Return seconds in the unit that suits them."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     if seconds < 6000:
@@ -56,7 +56,7 @@ def benchmark_table(run: Run, rows: Sequence[Row]) -> Html:
         for row in rows
     ]
     head = ["model", "accuracy", "mean tokens", "NTR", "PTR", "cut off"]
-    return table(head, cells, note=note)
+    return join([el("p", note + ".", class_="note"), table(head, cells, {0})])
 
 
 def _named(run: Run, candidate: str) -> Html:
@@ -71,3 +71,12 @@ def _small(text: str) -> Html:
     """Return text whose interval in brackets is small."""
     value, bracket, rest = text.partition(" [")
     return join([value, el("small", f" [{rest}")]) if bracket else join([value])
+
+
+def times(count: int) -> str:
+    """Return how often, in words where they are shorter."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _ends(low: float, high: float) -> str:
+    return f"[{low:.1f},\u00a0{high:.1f}]"

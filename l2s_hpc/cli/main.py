@@ -51,9 +51,6 @@ def main() -> None:
     except L2SError as error:
         stderr.print(Text(f"l2s: {error}", style="red"))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        stderr.print("interrupted")
-        sys.exit(3)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def run(
     if smoke:
         _smoke(controller, config, chosen, folder)
         return
-    if controller.state.completed:
+    if controller.finished:
         stdout.print(f"The run is complete: {folder}")
     else:
         _drive(controller, config, chosen)
@@ -113,10 +113,13 @@ def stop(folder: RUN) -> None:
 def _drive(controller: Controller, config: SearchConfig, site: SiteConfig) -> None:
     from l2s_hpc.cli.progress import Progress
     from l2s_hpc.controller.loop import run as run_loop
+    from l2s_hpc.errors import IncompleteError
 
     try:
         with Progress(config) as progress:
             run_loop(controller, site.poll_seconds, progress.show)
+    except KeyboardInterrupt:
+        raise IncompleteError("interrupted", hint="the same command goes on") from None
     finally:
         controller.close()
 

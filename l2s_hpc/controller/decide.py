@@ -147,7 +147,7 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
         return settled
     wanted = _wanted(state, policy)
     if wanted is None:
-        return [] if state.completed and not _grows(state, policy) else [_begin(state, policy)]
+        return [] if finished(state, policy) else [_begin(state, policy)]
     evaluation, candidates = wanted
     hopeless = _hopeless(state, evaluation, candidates, policy)
     if hopeless:
@@ -159,6 +159,11 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     if not state.reopened and all(state.settled(evaluation, c) for c in candidates):
         return [_conclude(state, evaluation, policy)]
     return []
+
+
+def finished(state: RunState, policy: Policy) -> bool:
+    """Return whether nothing is left to do; a completed run whose generations grew is not."""
+    return state.completed and not _grows(state, policy)
 
 
 def current(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:

@@ -29,7 +29,7 @@ def run(
         SubmitError: the job was refused.
     """
     failures = 0
-    while not controller.state.completed:
+    while not controller.finished:
         try:
             acted, note = controller.step(), ""
             failures = 0

@@ -136,7 +136,7 @@ def _record_start(
         {"event": "changed", "key": key, "old": old, "new": new}
         for key, old, new in difference(before, flatten(config.model_dump(mode="json")))
     ]
-    if controller.state.completed and not changed:
+    if controller.finished:
         return
     while not controller.record([{"event": "started", "command": command}, *changed]):
         controller.refresh()

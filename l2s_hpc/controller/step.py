@@ -24,6 +24,7 @@ from l2s_hpc.controller.decide import (
     Submit,
     Tell,
     decide,
+    finished,
 )
 from l2s_hpc.controller.observe import Observer
 from l2s_hpc.controller.resolve import Resolved
@@ -66,6 +67,11 @@ class Controller:
             parents=info.parent_ids(),
         )
         self.refresh()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return finished(self.state, self.policy)
 
     def step(self) -> bool:
         """Do what is to be done now; return whether there was anything.

@@ -81,7 +81,10 @@ class Space:
         )
 
     def freeze(self, names: Sequence[str], method: Method) -> Space:
-        """Return the space with these genes frozen at the method's default, else the low bound."""
+        """Return the space with these genes frozen: at the method's default, else in the middle.
+
+        Not at a bound: a weight of 0 is the base, also where all other weights are alike.
+        """
         values = {}
         for gene in self.genes:
             if gene.name in names:

@@ -118,7 +118,7 @@ def test_tied_parents_make_a_tied_model() -> None:
 
 
 def test_a_config_that_leaves_the_tie_to_the_default(tmp_path: Path) -> None:
-    """Some families tie by default and do not say so; a head that is not stored is the embedding."""
+    """Some families tie by default and do not say so: no stored head, then it is the embedding."""
     model = copy("slow", tmp_path / "slow")
     config = model.config
     del config["tie_word_embeddings"]

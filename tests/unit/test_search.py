@@ -34,6 +34,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "nsga2": {"population": 8},
     "grid": {"population": 8, "start": "grid", "grid": 3},
     "ga": {"population": 8, "algorithm": "ga"},
+    "random": {"population": 8, "algorithm": "random"},
 }
 
 
@@ -73,10 +74,14 @@ def run(config: SearchConfig, generations: int, fresh: bool = False) -> list[Gen
     return history
 
 
+def configured(name: str) -> SearchConfig:
+    alone = {"objectives": ["tokens"]} if name == "ga" else {}
+    return job(search=SEARCHES[name], **alone)
+
+
 @pytest.fixture(params=SEARCHES)
 def config(request: pytest.FixtureRequest) -> SearchConfig:
-    alone = {"objectives": ["tokens"]} if request.param == "ga" else {}
-    return job(search=SEARCHES[request.param], **alone)
+    return configured(request.param)
 
 
 def test_restarts_change_nothing_whatever_the_global_random_state(config: SearchConfig) -> None:
@@ -103,31 +108,34 @@ def test_numbers_that_went_through_json_replay(config: SearchConfig) -> None:
     assert Evolution(config, space(config)).ask(back[:3]) == history[3].genomes
 
 
-def test_another_process_asks_for_the_same_genomes(config: SearchConfig) -> None:
-    history = run(config, 3)
+def test_another_process_asks_for_the_same_genomes() -> None:
+    found = [configured(name) for name in SEARCHES]
+    histories = [run(config, 3) for config in found]
     program = (
         "import json, sys\n"
         "from l2s_hpc.config import SearchConfig, validate\n"
         "from l2s_hpc.recipes.genes import space\n"
         "from l2s_hpc.search.evolve import Evolution, Generation\n"
-        "given = json.load(sys.stdin)\n"
-        "config = validate(SearchConfig, given['config'])\n"
-        "history = [Generation(*[tuple(map(tuple, rows)) for rows in g]) for g in given['history']]\n"
-        "print(json.dumps(Evolution(config, space(config)).ask(history)))"
+        "def ask(given, told):\n"
+        "    config = validate(SearchConfig, given)\n"
+        "    history = [Generation(*[tuple(map(tuple, rows)) for rows in g]) for g in told]\n"
+        "    return Evolution(config, space(config)).ask(history)\n"
+        "print(json.dumps([ask(*question) for question in json.load(sys.stdin)]))"
     )
-    question = {
-        "config": config.model_dump(mode="json"),
-        "history": [[g.genomes, g.objectives, g.violations] for g in history[:2]],
-    }
+    questions = [
+        (config.model_dump(mode="json"), [[g.genomes, g.objectives, g.violations] for g in told])
+        for config, (*told, _) in zip(found, histories, strict=True)
+    ]
     answer = subprocess.run(
         [sys.executable, "-c", program],
-        input=json.dumps(question),
+        input=json.dumps(questions),
         capture_output=True,
         encoding="utf-8",
         check=True,
         cwd=Path(__file__).parents[2],
     )
-    assert tuple(tuple(g) for g in json.loads(answer.stdout)) == history[2].genomes
+    for asked, history in zip(json.loads(answer.stdout), histories, strict=True):
+        assert tuple(tuple(genome) for genome in asked) == history[-1].genomes
 
 
 def test_another_seed_asks_for_other_genomes() -> None:
@@ -200,7 +208,8 @@ def test_the_grid_start_ties_the_groups() -> None:
     first = run(config, 1)[0].genomes
     assert len(first) == 9
     assert all(genome[0] == genome[1] and genome[2] == genome[3] for genome in first)
-    assert {genome[::2] for genome in first} == {(a, b) for a in (0.0, 0.5, 1.0) for b in (0.0, 0.5, 1.0)}
+    levels = (0.0, 0.5, 1.0)
+    assert {genome[::2] for genome in first} == {(a, b) for a in levels for b in levels}
     assert grid(space(config), 3).shape == (9, 4)
 
 
@@ -243,10 +252,7 @@ def test_a_space_smaller_than_the_population_ends(algorithm: str, start: str) ->
         ),
         (
             {"objectives": ["accuracy", "tokens.toy_eazy"]},
-            [
-                "objectives: unknown part 'toy_eazy' of 'tokens.toy_eazy': "
-                "did you mean 'toy_easy'?"
-            ],
+            ["objectives: unknown part 'toy_eazy' of 'tokens.toy_eazy': did you mean 'toy_easy'?"],
         ),
         ({"objectives": ["tokens", "tokens"]}, ["objectives: one is named twice"]),
         (

@@ -1,0 +1,184 @@
+"""The report: one safe file that opens offline, of finished and unfinished runs; the picture."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import altair as alt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2s_hpc import Run, open_run
+from l2s_hpc.analysis.charts import front_chart, front_points, gene_chart, hypervolume_chart, spec
+from l2s_hpc.analysis.page import POLICY, el, page
+from l2s_hpc.analysis.placement import PLACES, Mark, place
+from l2s_hpc.analysis.report import save_front_png, save_front_svg, write_report
+
+from .test_analysis_builder import HOSTILE, IDS, SmallRun, complete
+
+
+class Page(HTMLParser):
+    """Collects what a browser would make of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return open_run(complete(tmp_path_factory.mktemp("report") / "run").paths.folder)
+
+
+@pytest.fixture(scope="module")
+def report(run: Run) -> str:
+    path = run.folder / "report.html"
+    assert write_report(run, path) == path
+    return path.read_text(encoding="utf-8")
+
+
+def test_nothing_is_loaded_from_elsewhere(report: str) -> None:
+    seen = Page(report)
+    assert not [tag for tag, attributes in seen.tags if {"src", "href", "srcset"} & set(attributes)]
+    assert not {"link", "img", "iframe", "object", "base", "form"} & {tag for tag, _ in seen.tags}
+    styles = "".join(re.findall(r"<style>(.*?)</style>", report, re.DOTALL))
+    assert "url(" not in styles
+    assert "@import" not in styles
+
+
+def test_the_policy_stands_before_everything_that_it_governs(report: str) -> None:
+    tag = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    assert report.count(tag) == 1
+    assert report.index(tag) < report.index("<style")
+    assert "unsafe-eval" not in POLICY
+    assert POLICY.startswith("default-src 'none'")
+
+
+def test_hostile_text_stays_text(report: str) -> None:
+    seen = Page(report)
+    assert HOSTILE in seen.text
+    assert "Two <b>parents</b>, two genes" in seen.text
+    assert len(seen.scripts) == 2
+    assert "alert(" not in "".join(seen.scripts[1:])
+    assert "<script>alert" not in report
+
+
+def test_the_numbers_are_there_with_intervals_and_counts(report: str) -> None:
+    text = Page(report).text
+    assert re.search(
+        r"The parent slow solves 83\.3% \[[\d.]+, [\d.]+\] of the 12 report items", text
+    )
+    assert "The pick most accurate solves 83.3%" in text
+    assert "(−30%), and loses 9.1% [1.6, 37.7]" in text
+    assert "12 items, of which some parent solves 11" in text
+    assert "looked at once" in text
+    assert text.count("optimistic") >= 4
+    assert "2 failed" in text
+    assert "1 gave a known model" in text
+
+
+def test_every_figure_has_its_specification(report: str) -> None:
+    seen = Page(report)
+    drawn = [a["data-spec"] for tag, a in seen.tags if tag == "div" and "data-spec" in a]
+    start = seen.scripts[1].index("{")
+    specs, _ = json.JSONDecoder().raw_decode(seen.scripts[1][start:])
+    assert sorted(specs) == sorted(str(name) for name in drawn)
+    assert len(specs) == 3 + 2 * 2
+    assert re.findall(r"Figure \d", seen.text) == ["Figure 1", "Figure 2", "Figure 3", "Figure 4"]
+
+
+def test_the_charts_are_valid_vega_lite(run: Run) -> None:
+    for chart in (
+        front_chart(run, "report"),
+        front_chart(run, "search"),
+        hypervolume_chart(run, "search"),
+        gene_chart(run, "weight.slow", "tokens"),
+    ):
+        alt.Chart.from_dict(spec(chart))
+
+
+def test_the_points_of_the_front_plot_play_their_parts(run: Run) -> None:
+    parts = {(row["kind"], row["candidate"]) for row in front_points(run, "search")}
+    assert ("front", IDS["good"]) in parts
+    assert ("searched candidate", IDS["beaten"]) in parts
+    assert ("parent", IDS["slow"]) in parts
+    sweep = [r["candidate"] for r in front_points(run, "report") if r["kind"].endswith("sweep")]
+    assert sweep == [IDS["fast"], IDS["average"], IDS["slow"]]
+
+
+@pytest.mark.parametrize("stage", ["begun", "parents", "search", "selection"])
+def test_an_unfinished_run_has_a_report(tmp_path: Path, stage: str) -> None:
+    small = SmallRun(tmp_path / "run")
+    if stage == "parents":
+        small.ask(0)
+        small.evaluate("search", "slow")
+    elif stage != "begun":
+        small.search(generations=1)
+    if stage == "selection":
+        small.choose()
+    path = write_report(open_run(tmp_path / "run"), tmp_path / "report.html")
+    text = Page(path.read_text(encoding="utf-8")).text
+    assert "This run is not finished" in text
+    assert "not looked at yet" in text or stage == "selection"
+    assert "NaN" not in text
+    assert "None" not in text
+
+
+def test_the_picture_needs_no_browser(run: Run, tmp_path: Path) -> None:
+    svg = save_front_svg(run, tmp_path / "front.svg")
+    root = ElementTree.fromstring(svg.read_text(encoding="utf-8"))
+    words = "".join(root.itertext())
+    for word in ("small: accuracy against answer length", "report split, 12 items", "slow", "fast"):
+        assert word in words
+    png = save_front_png(run, tmp_path / "front.png")
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+@given(st.text())
+def test_any_text_survives_as_text(text: str) -> None:
+    inner = Page(el("p", text, title=text))
+    assert [tag for tag, _ in inner.tags] == ["p"]
+
+
+@given(st.text(max_size=30))
+def test_no_data_ends_the_script(text: str) -> None:
+    seen = Page(page("t", [], {"a": {"x": text, "y": f"</script>{text}<!--"}}))
+    start = seen.scripts[1].index("{")
+    specs, _ = json.JSONDecoder().raw_decode(seen.scripts[1][start:])
+    assert specs["a"] == {"x": text, "y": f"</script>{text}<!--"}
+
+
+def test_words_beside_neighbours_stand_apart() -> None:
+    marks = [
+        Mark(50.0, 0.5, "one", "a"),
+        Mark(51.0, 0.5, "another", "a"),
+        Mark(99.0, 0.5, "x", "a"),
+    ]
+    left, right, last = place(marks, (), (700, 400))
+    assert left != right
+    assert {left, right, last} <= set(PLACES)
