@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import save_file
 
 from l2s_hpc.config import ModelSource, SearchConfig, SiteConfig, validate
-from l2s_hpc.errors import UserError, did_you_mean
+from l2s_hpc.errors import DamageError, UserError, did_you_mean
 from l2s_hpc.recipes.genes import Space
 from l2s_hpc.recipes.genes import space as make_space
 from l2s_hpc.recipes.models import Model, locate, merged_config, merged_tensors
@@ -86,7 +86,14 @@ def find_recipe(run: Path, info: RunInfo, word: str) -> Recipe:
         return references[hits[0]]
     config = validate(SearchConfig, info.config)
     genes = Space(make_space(config).genes, info.frozen)
-    return make_recipe(config, genes, state.genomes[hits[0]], info.identities)
+    recipe = make_recipe(config, genes, state.genomes[hits[0]], info.identities)
+    if recipe.candidate != hits[0]:
+        raise DamageError(
+            f"the genome of {hits[0]} gives the recipe {recipe.candidate}",
+            hint="use the version of l2s-hpc that run.json names",
+            path=run,
+        )
+    return recipe
 
 
 def _models(info: RunInfo, recipe: Recipe) -> dict[str, Model]:

@@ -77,8 +77,9 @@ def front_chart(run: Run, evaluation: str) -> alt.LayerChart:
 def front_points(run: Run, evaluation: str) -> list[Row]:
     """Return a row for each point of the front plot; a candidate that plays two parts has two.
 
-    Rows have kind, candidate, name (what stands beside it; may be empty), called (the same or a dash), genome (as text), order
-    (along its line), and the columns of `transfer.Row` pooled over items.
+    Rows have kind, candidate, name (what stands beside it; may be empty), called (the same, or a
+    dash), genome (as text), order (along its line), and the columns of `transfer.Row` pooled over
+    items.
     """
     measured = run.measures(evaluation)
     pooled = {row["candidate"]: row for row in run.table(evaluation) if row["benchmark"] == "all"}

@@ -176,8 +176,8 @@ td .wrap { display: block; white-space: normal; min-width: 12rem; max-width: 44r
 details { margin: .9rem 0; }
 summary { cursor: pointer; color: var(--accent); }
 #vg-tooltip-element { background: var(--paper) !important; color: var(--ink) !important;
-  border: 1px solid var(--line) !important; max-width: min(24rem, 92vw); font-size: .82rem !important;
-  font-family: inherit !important; }
+  border: 1px solid var(--line) !important; max-width: min(24rem, 92vw);
+  font-family: inherit !important; font-size: .82rem !important; }
 #vg-tooltip-element td.value { display: table-cell !important; white-space: normal !important;
   max-width: 17rem !important; max-height: none !important; overflow-wrap: anywhere; }
 #vg-tooltip-element table { min-width: 0; }
@@ -191,5 +191,6 @@ summary { cursor: pointer; color: var(--accent); }
 @media print {
   main { max-width: none; padding: 0; } h2 { break-after: avoid; }
   figure, tr { break-inside: avoid; } .wide { overflow: visible; }
-  html { font-size: 11px; } body { font-size: 1rem; } th, td { padding-right: .6rem; white-space: normal; } }
+  html { font-size: 11px; } body { font-size: 1rem; }
+  th, td { padding-right: .6rem; white-space: normal; } }
 """

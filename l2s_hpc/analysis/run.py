@@ -83,7 +83,7 @@ class Run:
         self.folder = paths.folder
         self.info = info
         self.state = state
-        self.parents = _parents(info)
+        self.parents = info.parent_ids()
         self.labels = _labels(info, self.parents)
         self._frames = Frames(paths, state.accepted.values(), strict)
         self._measured: dict[str, dict[str, Measures]] = {}
@@ -368,17 +368,6 @@ def _read_state(paths: RunPaths) -> RunState:
             path=paths.journal,
         )
     return state
-
-
-def _parents(info: RunInfo) -> dict[str, str]:
-    """Return the parents' candidate ids by name, in the job's order.
-
-    JSON objects are stored with sorted keys; the plain average lists its models in the job's order.
-    """
-    ids = info.parent_ids()
-    average = info.references.get("average")
-    listed = [part["model"] for part in average.config["models"]] if average else list(ids)
-    return {name: ids[name] for name in listed}
 
 
 def _labels(info: RunInfo, parents: Iterable[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from l2s_hpc.analysis.fitness import Measures, measures
 from l2s_hpc.analysis.frames import Frames
+from l2s_hpc.analysis.tradeoff import search_front
 from l2s_hpc.cluster.jobs import Executor
 from l2s_hpc.controller.choose import choose
 from l2s_hpc.controller.decide import (
@@ -29,7 +30,6 @@ from l2s_hpc.controller.decide import (
 from l2s_hpc.controller.observe import Observer
 from l2s_hpc.controller.resolve import Resolved
 from l2s_hpc.errors import DamageError, IncompleteError, SubmitError
-from l2s_hpc.measures.tradeoff import non_dominated
 from l2s_hpc.recipes.recipe import make_recipe
 from l2s_hpc.records import CandidateTask, Recipe, Task
 from l2s_hpc.search.evolve import Evolution, Generation
@@ -97,7 +97,7 @@ class Controller:
 
     def summary(self) -> str:
         """Return a line on the search so far: evaluations, front, its ends by first objective."""
-        front = self._search_front()
+        front = search_front(self.state)
         known = {c for g in self.state.generations for c in g.candidates}
         asked = sum(len(g.candidates) for g in self.state.generations)
         return f"{asked} genomes, {len(known)} candidates, {len(front)} on the front"
@@ -285,26 +285,10 @@ class Controller:
         return measures(frames, evaluation, accepted, self.policy.parents)
 
     def _stage(self, evaluation: str) -> Event:
-        chosen = self.state.front if evaluation == "report" else self._search_front()
+        chosen = self.state.front if evaluation == "report" else search_front(self.state)
         everyone = [*(chosen or ()), *self.state.picks.values(), *self.policy.references.values()]
         known = [c for c in dict.fromkeys(everyone) if ("search", c) not in self.state.penalised]
         return {"event": "stage", "evaluation": evaluation, "candidates": known}
-
-    def _search_front(self) -> list[str]:
-        """Return the feasible candidates that no other dominates, over all generations."""
-        points: dict[str, tuple[float, ...]] = {}
-        for generation in self._history():
-            for index, genome in enumerate(generation.genomes):
-                feasible = all(value <= 0 for value in generation.violations[index])
-                if feasible:
-                    recipe = make_recipe(
-                        self._config, self._resolved.space, genome, self._info.identities
-                    )
-                    points[recipe.candidate] = generation.objectives[index]
-        if not points:
-            return []
-        mask = non_dominated(list(points.values()))
-        return [candidate for candidate, on_front in zip(points, mask, strict=True) if on_front]
 
     def _fix(self) -> Event:
         found = self._measured("selection", self.state.stages["selection"])

@@ -29,7 +29,7 @@ from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from l2s_hpc.errors import L2SError, UserError
 from l2s_hpc.evaluation.extraction import extract
@@ -256,8 +256,8 @@ class _Child:
             # A fixed order of hashes makes sympy's answers repeatable.
             env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
         )
-        assert self._process.stdin and self._process.stdout  # for mypy: both are pipes
-        self._requests, self._replies = self._process.stdin, self._process.stdout
+        self._requests = cast(IO[bytes], self._process.stdin)
+        self._replies = cast(IO[bytes], self._process.stdout)
         self._ready = False
         self.asked = 0
 

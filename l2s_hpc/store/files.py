@@ -30,8 +30,8 @@ def write_durably(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, durably."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """Write a value as indented JSON, durably; the order of keys is kept, for it means something."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     write_durably(path, lambda temporary: _write_text(temporary, text + "\n"))
 
 
@@ -41,7 +41,7 @@ def create_json(path: Path, value: Any) -> bool:
     After `link` the temporary file's link count decides, because NFS can report the failure of a
     link that succeeded.
     """
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with _temporary(path) as temporary:
         _write_text(temporary, text + "\n")
         _fsync(temporary)

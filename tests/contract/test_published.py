@@ -158,5 +158,6 @@ def _write_dataset(folder: Path, revision: str) -> None:
     (folder / "refs" / "main").write_text(revision, encoding="utf-8")
     rows = [{"question": f"q{n}", "answer": f"Work.\n#### {n}"} for n in range(40)]
     pq.write_table(pa.Table.from_pylist(rows), snapshot / "main" / "test-00000-of-00001.parquet")
-    card = "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: test\n    path: main/test-*\n---\n"
+    files = "  data_files:\n  - split: test\n    path: main/test-*"
+    card = f"---\nconfigs:\n- config_name: main\n{files}\n---\n"
     (snapshot / "README.md").write_text(card, encoding="utf-8")

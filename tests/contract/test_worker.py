@@ -246,7 +246,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "unsealed", "other protocol"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "exchanged", "unsealed", "other protocol"])
 def test_a_damaged_chunk_is_generated_again(damage: str, finished: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.paths.folder, tmp_path, dirs_exist_ok=True)
     run = Run(tmp_path, scripted(chunk_items=2), sums(6))
@@ -259,6 +259,8 @@ def test_a_damaged_chunk_is_generated_again(damage: str, finished: Run, tmp_path
             chunk.write_bytes(content)
         case "cut":
             chunk.write_bytes(content[:-9])
+        case "exchanged":
+            chunk.write_bytes(first.chunk(0).read_bytes())
         case "unsealed":
             seal.unlink()
         case "other protocol":

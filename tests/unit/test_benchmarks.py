@@ -40,10 +40,12 @@ COUNTS = {
 }
 
 
-def job(*benchmarks: str, seed: int = 0, **shares: Any) -> SearchConfig:
-    data = {
+def job(*benchmarks: str, **changes: Any) -> SearchConfig:
+    """A job on these benchmarks; changes are its `seed`, or settings of splits by their names."""
+    shares = {name: changes[name] for name in changes if name != "seed"}
+    data: dict[str, Any] = {
         "name": "small",
-        "seed": seed,
+        "seed": changes.get("seed", 0),
         "benchmarks": benchmarks,
         "parents": {"slow": "x", "fast": "y"},
         "merge": {"method": "linear"},
@@ -149,7 +151,7 @@ def test_own_splits_count_and_others_are_drawn(tmp_path: Path) -> None:
         (split,) = owners(drawn_only)[question_hash(row["question"])]
         assert row["split"] in (split, "train")
     nothing = {split: {"share": 0} for split in SPLITS}
-    assert sum(map(len, splits(job("math", **nothing), files).values())) == 45
+    assert sum(len(items) for items in splits(job("math", **nothing), files).values()) == 45
 
 
 def test_own_splits_that_overlap_are_refused_with_both_places(tmp_path: Path) -> None:
@@ -226,15 +228,15 @@ def test_gold_rules(rule: str, answer: Any, gold: str) -> None:
 
 
 def test_local_files_may_have_plain_names_or_the_hubs(tmp_path: Path) -> None:
-    hub = {"problem": "p", "solution": "Thus \\boxed{3}.", "level": "Level 5"}
-    plain = {"question": "p", "answer": "3", "level": 5}
+    hub: dict[str, Any] = {"problem": "p", "solution": "Thus \\boxed{3}.", "level": "Level 5"}
+    plain: dict[str, Any] = {"question": "p", "answer": "3", "level": 5}
     for number, (row, level) in enumerate(((hub, "Level 5"), (plain, "5"))):
         (found,) = load(source("math"), {"math": write(tmp_path / f"{number}.jsonl", [row])})
         assert (found.question, found.gold, found.level, found.split) == ("p", "3", level, None)
 
 
 def test_parquet_and_json_lines_say_the_same(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"question": "p é", "final_answer": ["$1$", "2"], "subfield": "Algebra"},
         {"question": "q", "final_answer": ["7"], "subfield": None},
     ]

@@ -34,6 +34,7 @@ from l2s_hpc.controller.decide import (
     Submit,
     Tell,
     decide,
+    finished,
 )
 from l2s_hpc.controller.observe import Observer
 from l2s_hpc.errors import DamageError, IncompleteError
@@ -205,6 +206,7 @@ def test_a_batch_that_was_found_is_adopted_and_a_lost_one_abandoned() -> None:
     state = state_of(*RUNNING[:2])
     assert decide(state, Observed({}, {}, (), {"b1": "77"}), POLICY) == [Adopt("b1", "77")]
     assert decide(state, Observed({}, {}, ("b1",)), POLICY) == [Abandon("b1")]
+    assert decide(state, Observed({}, job("ended"), ("b1",)), POLICY) == [Abandon("b1")]
 
 
 def test_receipts_of_a_batch_that_nobody_remembers_count() -> None:
@@ -272,12 +274,13 @@ def test_after_an_empty_generation_the_search_does_not_ask_again() -> None:
 
 
 def test_a_finished_search_may_grow() -> None:
-    finished = [*COURSE[-1][0]]
+    events = COURSE[-1][0]
     longer = Policy(3, 2, 0.5, POLICY.references, POLICY.parents)
-    assert decide(state_of(*finished), NOTHING, longer) == [Ask(2)]
-    grown = state_of(*finished, asked(2, "d"))
+    assert finished(state_of(*events), POLICY) and not finished(state_of(*events), longer)
+    assert decide(state_of(*events), NOTHING, longer) == [Ask(2)]
+    grown = state_of(*events, asked(2, "d"))
     assert decide(grown, NOTHING, longer) == [Submit("search", (("d", 2, 1),))]
-    again = state_of(*finished, asked(2, "a"), told(2, 1))
+    again = state_of(*events, asked(2, "a"), told(2, 1))
     assert decide(again, NOTHING, longer) == [Stage("selection")]
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,14 @@ def test_json_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, val
     path = tmp_path_factory.getbasetemp() / "round.json"
     write_json(path, value)
     assert read_json(path) == value
+
+
+@pytest.mark.parametrize("write", [write_json, create_json])
+def test_the_order_of_keys_is_kept(tmp_path: Path, write: Callable[[Path, Any], Any]) -> None:
+    """The first parent is the slow one, and which is first stands in this order alone."""
+    write(tmp_path / "a.json", {"slow": {"b": 1, "a": 2}, "fast": 3})
+    found = read_json(tmp_path / "a.json")
+    assert list(found) == ["slow", "fast"] and list(found["slow"]) == ["b", "a"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -120,7 +120,7 @@ def test_an_empty_table_can_be_written_but_never_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", [f.name for f in SCORES if not f.nullable])
 def test_what_must_be_there_cannot_be_null(tmp_path: Path, column: str) -> None:
     with pytest.raises((pa.ArrowException, TypeError), match="null"):
-        write_table(tmp_path / "n.parquet", [row(**{column: None})], SCORES)
+        write_table(tmp_path / "n.parquet", [row() | {column: None}], SCORES)
     assert list(tmp_path.iterdir()) == []
 
 
