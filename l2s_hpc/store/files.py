@@ -30,7 +30,7 @@ def write_durably(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, durably; the order of keys is kept, for it means something."""
+    """Write a value as indented JSON, durably; the order of keys is kept: it means something."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     write_durably(path, lambda temporary: _write_text(temporary, text + "\n"))
 
