@@ -189,9 +189,7 @@ class Controller:
         attempt = action.attempt
         if action.kind == "damaged":
             where = (attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt)
-            folder = self.paths.attempt(*where).folder
-            if folder.exists():
-                move_to_quarantine(folder, self.paths.quarantine)
+            move_to_quarantine(self.paths.attempt(*where).folder, self.paths.quarantine)
         return {
             "event": "failed",
             "evaluation": attempt.evaluation,

@@ -65,11 +65,8 @@ def quarantine(folder: Path, damage: list[Damage]) -> int:
     for accepted in sorted(reopened, key=lambda a: (a.evaluation, a.candidate)):
         where = (accepted.evaluation, accepted.generation, accepted.candidate)
         for path in (paths.scores(*where), paths.outputs(*where), paths.receipt(*where)):
-            if path.exists():
-                move_to_quarantine(path, paths.quarantine)
-        attempt = paths.attempt(*where, accepted.attempt).folder
-        if attempt.exists():
-            move_to_quarantine(attempt, paths.quarantine)
+            move_to_quarantine(path, paths.quarantine)
+        move_to_quarantine(paths.attempt(*where, accepted.attempt).folder, paths.quarantine)
         reason = next(d.message for d in damage if d.accepted == accepted)
         events.append(
             {

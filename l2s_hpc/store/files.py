@@ -6,6 +6,7 @@ directory. `link` fails if the name exists, also on NFS, and so decides between 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -86,11 +87,15 @@ def sha256_file(path: Path) -> str:
 
 
 def move_to_quarantine(path: Path, quarantine: Path) -> Path:
-    """Move a damaged file or folder out of the way, under a new name that says where it stood."""
+    """Move a damaged file or folder out of the way, under a new name that says where it stood.
+
+    What is not there, because another process was faster, is left alone.
+    """
     quarantine.mkdir(parents=True, exist_ok=True)
     stem = "-".join(path.parts[-4:])
     target = quarantine / f"{stem}.{secrets.token_hex(4)}"
-    path.rename(target)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(target)
     _fsync(quarantine)
     return target
 

@@ -6,7 +6,7 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -114,7 +114,7 @@ def job(method: str, *genes: Mapping[str, Any], **merge_options: Any) -> SearchC
     return config
 
 
-def split(gene: Mapping[str, Any], groups: Sequence[str] = GROUPS) -> dict[str, Any]:
+def split(gene: Mapping[str, Any], groups: Iterable[str] = GROUPS) -> dict[str, Any]:
     return {**gene, "groups": tuple(groups)}
 
 
@@ -169,7 +169,8 @@ several = settings(max_examples=60, deadline=None, suppress_health_check=list(He
 @pytest.mark.parametrize("name", JOBS)
 def test_equal_ids_mean_equal_bits_and_equal_meaning(name: str) -> None:
     """Many genomes of a job: one id, one model; and each is what its genome literally says."""
-    config, seen = JOBS[name], {}
+    config = JOBS[name]
+    seen: dict[str, Bits] = {}
 
     @several
     @given(genomes(config))

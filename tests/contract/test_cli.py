@@ -273,48 +273,38 @@ def test_jobs_copy(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_wheel_carries_jobs_sites_and_data(tmp_path: Path) -> None:
     """Installed elsewhere, without the checkout: `l2s jobs` works and the toy models are there."""
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
-        check=True,
-        capture_output=True,
-    )
+    source = tmp_path / "source"
+    for name in ("l2s_hpc", "jobs", "hpc", "data"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    _checked(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, source)
     (wheel,) = tmp_path.glob("*.whl")
-    venv.create(tmp_path / "venv", with_pip=True, system_site_packages=False)
+    venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, timeout=300
-    )
+    _checked(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel)
     # The dependencies are this environment's; the package itself must not be.
-    site = Path(
-        subprocess.run(
-            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-    )
-    ours = subprocess.run(
-        [sys.executable, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    (site / "dependencies.pth").write_text(ours + "\n", encoding="utf-8")
-    done = subprocess.run(
-        [tmp_path / "venv" / "bin" / "l2s", "jobs", "--json"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert {"toy", "published/ta-7b"} <= {job["name"] for job in json.loads(done.stdout)}
-    where = subprocess.run(
-        [python, "-c", "import l2s_hpc; print(l2s_hpc.__file__)"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    ).stdout
+    place = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(_checked(python, "-c", place).strip())
+    ours = _checked(sys.executable, "-c", place)
+    (site / "dependencies.pth").write_text(ours, encoding="utf-8")
+    jobs = json.loads(_checked(tmp_path / "venv" / "bin" / "l2s", "jobs", "--json", cwd=tmp_path))
+    assert {"toy", "published/ta-7b"} <= {job["name"] for job in jobs}
+    where = _checked(python, "-c", "import l2s_hpc; print(l2s_hpc.__file__)", cwd=tmp_path)
     assert str(site) in where
     assert (site / "l2s_hpc" / "data" / "toy" / "slow" / "model.safetensors").exists()
     assert (site / "l2s_hpc" / "hpc" / "sites" / "gpu.toml").exists()
+
+
+def _checked(*command: str | Path, cwd: Path | None = None) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
