@@ -55,6 +55,9 @@ class Resolved:
         """
         flat = {k: v for k, v in science(self.config).items() if not _is_place(k)}
         flat |= {f"model.{name}": identity for name, identity in self.identities.items()}
+        # The order of parents decides which is the slow one, and the order of genes in a genome.
+        flat["parents"] = list(self.config.parents)
+        flat["genes"] = [gene.name for gene in self.space.genes]
         for name, evaluation in self.evaluations.items():
             flat[f"items.{name}"] = short_hash(
                 [i.model_dump(mode="json") for i in evaluation.items]

@@ -188,6 +188,8 @@ def _model_faults(config: SearchConfig, method: Method) -> list[str]:
         faults.append(f"the method {method.name} needs merge.base")
     if method.base == "ignored" and config.merge.base is not None:
         faults.append(f"the method {method.name} has no base: leave merge.base out")
+    if not merged_models(config):
+        faults.append("merge.models: nothing is merged into the base")
     inputs = len(merged_models(config)) + (config.merge.base is not None)
     if method.max_inputs is not None and inputs > method.max_inputs:
         faults.append(f"the method {method.name} merges {method.max_inputs} models, not {inputs}")

@@ -124,13 +124,21 @@ _HOST = socket.gethostname()
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
     """Give an empty temporary file beside the target, and remove it if it is left over."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     path = target.parent / f".{_HOST}.{os.getpid()}.{secrets.token_hex(6)}.tmp"
-    path.touch()
     try:
+        path.touch()
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder durably: its name must survive as surely as the files in it."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync(folder.parent)
 
 
 def _write_text(path: Path, text: str) -> None:

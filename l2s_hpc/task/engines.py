@@ -13,6 +13,10 @@ from l2s_hpc.records import FinishReason, Recipe
 from l2s_hpc.records import Protocol as EvaluationProtocol
 
 
+class MergeError(L2SError):
+    """The recipe cannot be merged: a fault of the candidate, not of the node."""
+
+
 class EngineError(L2SError):
     """The engine failed: a fault of the node until a second node fails in the same way."""
 

@@ -61,8 +61,9 @@ class TransformersEngine:
     def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[Generated]]:
         answers: list[list[Generated]] = [[] for _ in prompts]
         for sample in range(self._protocol.samples):
-            for number, batch in enumerate(self._batches(prompts)):
-                seed = int(short_hash([self._protocol.seed, sample, number], 8), 16)
+            for batch in self._batches(prompts):
+                first = list(prompts[batch[0]])
+                seed = int(short_hash([self._protocol.seed, sample, first], 8), 16)
                 rows = self._generate_batch([prompts[index] for index in batch], seed)
                 for index, (ids, finished) in zip(batch, rows, strict=True):
                     answers[index].append(self._answer(ids, finished, sample, seed))

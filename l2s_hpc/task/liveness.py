@@ -17,7 +17,8 @@ import torch
 from l2s_hpc.config import SearchConfig
 from l2s_hpc.recipes.genes import Genome, Space, filters, space
 from l2s_hpc.recipes.recipe import make_recipe
-from l2s_hpc.task.merge import MergeError, merge
+from l2s_hpc.task.engines import MergeError
+from l2s_hpc.task.merge import merge
 
 _SIDE, _GENOMES, _SEED = 12, 3, 7
 

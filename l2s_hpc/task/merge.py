@@ -21,15 +21,11 @@ from mergekit.merge_methods.base import MergeMethod, ParameterScope, ParameterSp
 from safetensors import safe_open
 from transformers.trainer_utils import set_seed
 
-from l2s_hpc.errors import L2SError
 from l2s_hpc.recipes.models import EMBEDDING, HEAD, Model
 from l2s_hpc.records import Recipe
+from l2s_hpc.task.engines import MergeError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class MergeError(L2SError):
-    """The recipe cannot be merged: a fault of the candidate, not of the node."""
 
 
 class TensorSource(Protocol):

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 from l2s_hpc.config import ModelSource
 from l2s_hpc.errors import L2SError
@@ -25,7 +26,7 @@ from l2s_hpc.records import Evaluation, Failure, Protocol, Task
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
-from l2s_hpc.task.engines import Engine, EngineError, open_engine
+from l2s_hpc.task.engines import Engine, EngineError, MergeError, open_engine
 from l2s_hpc.task.evaluate import Attempt
 
 
@@ -85,10 +86,19 @@ class Worker:
             engine.close()
 
     def _models(self) -> dict[str, Model]:
-        return {
+        """Return the input models as this node sees them, checked to be the run's."""
+        models = {
             name: locate(name, ModelSource(**source), self.info.site["models"])
             for name, source in self.info.models.items()
         }
+        for name, model in models.items():
+            if model.identity != self.info.identities[name]:
+                raise EngineError(
+                    f"the weights of '{name}' on this node are not those of the run",
+                    hint="is its cache older, or was the model changed?",
+                    path=model.folder,
+                )
+        return models
 
     def _evaluation(self, name: str) -> Evaluation:
         if name not in self._evaluations:
@@ -145,12 +155,19 @@ def _end_with_parent() -> None:
 
 
 def _failure(error: Exception) -> Failure:
-    kind = getattr(error, "kind", None) or _KINDS.get(type(error).__name__, "other")
     trace = "" if isinstance(error, L2SError) else traceback.format_exc()[-4000:]
-    return Failure(kind=kind, message=f"{type(error).__name__}: {error}", trace=trace)
+    return Failure(kind=_kind(error), message=f"{type(error).__name__}: {error}", trace=trace)
 
 
-_KINDS = {"MergeError": "merge", "EngineError": "engine", "OSError": "write"}
+def _kind(error: Exception) -> Literal["merge", "engine", "write", "other"]:
+    match error:
+        case MergeError():
+            return "merge"
+        case EngineError():
+            return "engine"
+        case OSError():
+            return "write"
+    return "other"
 
 
 if __name__ == "__main__":

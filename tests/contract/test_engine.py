@@ -17,9 +17,9 @@ from l2s_hpc.evaluation.prompts import build
 from l2s_hpc.recipes.models import HEAD, Model, merged_tensors
 from l2s_hpc.recipes.recipe import average, single_model
 from l2s_hpc.records import Protocol, Recipe
-from l2s_hpc.task.engines import EngineError, Generated, open_engine
+from l2s_hpc.task.engines import EngineError, Generated, MergeError, open_engine
 from l2s_hpc.task.hf import TransformersEngine
-from l2s_hpc.task.merge import MergeError, Weights, merge
+from l2s_hpc.task.merge import Weights, merge
 from tests.helpers import TOY, recipe_of, search_config, toy_items, toy_models, toy_protocol
 
 SLOW, FAST = (single_model(name, {name: ""}) for name in ("slow", "fast"))

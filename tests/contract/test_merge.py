@@ -22,7 +22,8 @@ from l2s_hpc.recipes.methods import METHODS, RANDOM, TESTED
 from l2s_hpc.recipes.models import Model, merged_tensors
 from l2s_hpc.recipes.recipe import average, mergekit_config, single_model
 from l2s_hpc.records import Recipe
-from l2s_hpc.task.merge import MergeError, Weights, merge
+from l2s_hpc.task.engines import MergeError
+from l2s_hpc.task.merge import Weights, merge
 from tests.helpers import QUARTERS, recipe_of, search_config, toy_models
 
 Tensors = dict[str, torch.Tensor]

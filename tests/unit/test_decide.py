@@ -666,16 +666,16 @@ HERE, PARENT = socket.gethostname(), os.getppid()
         (without_job(HERE, PARENT, process_start(PARENT)), False),
         (without_job(HERE, PARENT, "another start"), True),
         (without_job("elsewhere", 1, "1", age=30), False),
-        (without_job("elsewhere", 1, "1", age=90), True),
+        (without_job("elsewhere", 1, "1", age=7200), True),
     ],
     ids=["our own", "a living writer", "a dead writer", "young", "old"],
 )
 def test_a_batch_without_a_job_is_left_to_a_writer_that_lives(
     tmp_path: Path, state: RunState, seen: bool
 ) -> None:
-    lost = Observer(RunPaths(tmp_path), Cluster({}), 60.0).look(state)
+    lost = Observer(RunPaths(tmp_path), Cluster({}), 3600.0).look(state)
     assert lost.unsubmitted == (("b1",) if seen else ()) and lost.found == {}
-    found = Observer(RunPaths(tmp_path), Cluster({}, job="77"), 60.0).look(state)
+    found = Observer(RunPaths(tmp_path), Cluster({}, job="77"), 3600.0).look(state)
     assert found.found == ({"b1": "77"} if seen else {}) and found.unsubmitted == ()
 
 
