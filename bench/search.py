@@ -16,7 +16,7 @@ from pathlib import Path
 
 from l2s_hpc import Run, open_run
 
-GRID, GENERATIONS, POPULATION = 4, 5, 10
+GRID, GENERATIONS, POPULATION = 4, 9, 10
 EVALUATIONS = GRID**2 + (GENERATIONS - 1) * POPULATION
 REPORT_ITEMS = 120
 
