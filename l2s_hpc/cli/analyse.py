@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from l2s_hpc.cli.cluster import JSON
 from l2s_hpc.cli.output import print_json, print_table, stdout
+
+if TYPE_CHECKING:
+    from l2s_hpc.analysis.run import Run
 
 RUN = Annotated[Path, typer.Argument(help="A run directory.")]
 EVALUATION = Annotated[
@@ -104,12 +107,27 @@ def export(
     stdout.print(str(run_export(folder, candidate, target)))
 
 
+def reference_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
+    """Return the references' rows, with the columns of `front_rows`."""
+    measured = run.measures(evaluation)
+    return [
+        {
+            "candidate": candidate,
+            "label": label,
+            **{name: measured[candidate][name] for name in ("accuracy", "tokens", "ntr")},
+            "genome": None,
+        }
+        for candidate, label in run.labels.items()
+        if candidate in measured
+    ]
+
+
 def front_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return front rows with the columns that fit a terminal."""
     return [
         {
             "candidate": row["candidate"],
-            "label": row.get("label"),
+            "label": ", ".join(row["picks"]) or row["label"],
             "accuracy": row["accuracy"],
             "tokens": row["tokens"],
             "ntr": row["ntr"],

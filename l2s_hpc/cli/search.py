@@ -128,12 +128,20 @@ def _finish(folder: Path) -> None:
     """Print the front, and leave the report where it is missing or old."""
     from l2s_hpc import open_run
     from l2s_hpc.analysis.report import write_report
-    from l2s_hpc.cli.analyse import front_rows
+    from l2s_hpc.cli.analyse import front_rows, reference_rows
     from l2s_hpc.store.layout import RunPaths
 
     opened = open_run(folder)
     report = write_report(opened, RunPaths(folder).report)
-    print_table(front_rows(opened.front()), "Front and references on the report split")
+    evaluation = opened.best_evaluation()
+    rows = front_rows(opened.front()) + reference_rows(opened, evaluation)
+    print_table(rows, f"Front, shortest first, and references, on the {evaluation} split")
+    reached = opened.hypervolume(evaluation)
+    if reached.generations and reached.sweep is not None:
+        stdout.print(
+            f"hypervolume (1 is ideal): front {reached.generations[-1]:.3f}, one-parameter sweep "
+            f"{reached.sweep:.3f}, parents and plain average {reached.average or 0:.3f}"
+        )
     stdout.print(f"report: {report}")
 
 

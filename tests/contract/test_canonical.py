@@ -19,8 +19,8 @@ from l2s_hpc.recipes.genes import filters, gene_faults, group_faults, space
 from l2s_hpc.recipes.methods import METHODS
 from l2s_hpc.recipes.models import merged_tensors
 from l2s_hpc.records import Recipe
-from l2s_hpc.task.liveness import dead_genes
 from l2s_hpc.task.engines import MergeError
+from l2s_hpc.task.liveness import dead_genes
 from l2s_hpc.task.merge import merge
 from tests.helpers import QUARTERS, ROOT, recipe_of, search_config, toy_models
 
