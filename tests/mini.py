@@ -70,7 +70,7 @@ class Mini:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=500,
             env=env,
         )
         assert done.returncode == 0, done.stdout + done.stderr

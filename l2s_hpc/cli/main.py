@@ -13,6 +13,18 @@ from l2s_hpc.cli import analyse, cluster, jobs, search
 from l2s_hpc.cli.output import stderr, stdout
 from l2s_hpc.errors import L2SError
 
+_EXTRAS = {
+    "pymoo": "controller",
+    "submitit": "controller",
+    "datasets": "controller",
+    "huggingface_hub": "controller",
+    "torch": "node",
+    "transformers": "node",
+    "mergekit": "node",
+    "safetensors": "node",
+}
+"""Which extra of the package brings what a verb may miss on this machine."""
+
 app = typer.Typer(
     name="l2s",
     help="Merge slow- and fast-thinking language models by evolutionary search on a Slurm cluster.",
@@ -51,6 +63,13 @@ def main() -> None:
     except L2SError as error:
         stderr.print(Text(f"l2s: {error}", style="red"))
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        stderr.print(Text(f"l2s: this verb needs {error.name}", style="red"))
+        stderr.print(Text(f"  Hint: pip install 'l2s-hpc[{extra}]'", style="red"))
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -270,6 +270,25 @@ def test_jobs_copy(tmp_path: Path) -> None:
     assert done.returncode == 2 and "there is a file of that name already" in done.stderr
 
 
+def test_a_laptop_without_the_controllers_packages(mini: Mini, tmp_path: Path) -> None:
+    """Where pymoo is not installed, `plan` says what to install instead of a traceback."""
+    (tmp_path / "pymoo.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'pymoo'\", name='pymoo')", encoding="utf-8"
+    )
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from l2s_hpc.cli.main import main; main()"
+    )
+    words = ["plan", str(mini.job), "--site", str(mini.site)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "this verb needs pymoo" in done.stderr and "l2s-hpc[controller]" in done.stderr
+
+
 @pytest.mark.slow
 def test_wheel_carries_jobs_sites_and_data(tmp_path: Path) -> None:
     """Installed elsewhere, without the checkout: `l2s jobs` works and the toy models are there."""

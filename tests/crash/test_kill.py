@@ -62,6 +62,31 @@ def test_killed_in_the_middle_of_a_generation_with_its_workers(
         assert disturbed[part] == undisturbed[part]
 
 
+def test_killed_with_the_real_engine(tmp_path: Path) -> None:
+    """Real merges and real answers: the same genomes and tables after a kill in a generation."""
+    settings = (
+        "search.start=random",
+        "search.population=3",
+        "search.generations=2",
+        "references.sweep=0",
+        "splits.search.max_items=3",
+        "splits.selection.max_items=2",
+        "splits.report.max_items=2",
+        "site.parallel=1",
+    )
+    toy = Mini(Path("toy"), Path("local"))
+    toy.run(tmp_path / "undisturbed", *settings)
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        toy.command(run, *settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _wait_for(lambda: run.exists() and len(state_of(run).accepted) >= 2)
+    process.kill()
+    process.wait()
+    toy.run(run, *settings)
+    assert outcome(run) == outcome(tmp_path / "undisturbed")
+
+
 def test_workers_end_with_their_controller(mini: Mini, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(

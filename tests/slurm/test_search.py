@@ -157,7 +157,7 @@ def test_toy_search_equals_the_local_one(slurm: SlurmCluster, tmp_path: Path) ->
             capture_output=True,
             text=True,
             check=False,
-            timeout=280,
+            timeout=500,
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert outcome(tmp_path / "here") == outcome(tmp_path / "there")
