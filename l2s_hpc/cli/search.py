@@ -106,8 +106,8 @@ def stop(folder: RUN) -> None:
     """End a run's controller and jobs, and no others; `l2s run` goes on later."""
     from l2s_hpc.controller.control import stop as request_stop
 
-    cancelled = request_stop(folder)
-    stdout.print(f"asked to stop; jobs of {cancelled} submissions were cancelled")
+    under_way = request_stop(folder)
+    stdout.print(f"asked to stop; {under_way} submissions were under way and are ended")
 
 
 def _drive(controller: Controller, config: SearchConfig, site: SiteConfig) -> None:

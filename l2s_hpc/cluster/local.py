@@ -180,7 +180,9 @@ def _foreign(job: str | None) -> JobState:
         return JobState("unknown")
     host, pid, start = job.rsplit(":", 2)
     if host != socket.gethostname():
-        return JobState("unknown", reason=f"its controller runs on {host}")
+        return JobState(
+            "unknown", reason=f"its controller ran on {host}; if that is gone: l2s stop"
+        )
     if process_start(int(pid)) == start:
         return JobState("running", node=host)
     return JobState("orphaned", reason="its controller has died")

@@ -9,10 +9,10 @@ from typing import Any
 from l2s_hpc.config import SiteConfig, validate
 from l2s_hpc.controller.start import make_executor
 from l2s_hpc.store.files import process_start
-from l2s_hpc.store.journal import Journal
+from l2s_hpc.store.journal import Event, Journal
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
-from l2s_hpc.store.state import RunState
+from l2s_hpc.store.state import BatchState, RunState
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -49,19 +49,34 @@ def stop(folder: Path) -> int:
     `l2s run` with the same settings goes on later.
 
     Returns:
-        The number of batches whose jobs were cancelled.
+        The number of submissions that were under way.
     """
     info, state, journal = _read(folder)
-    while not journal.append([{"event": "stopped"}]):
+    site = validate(SiteConfig, info.site)
+    while not journal.append(_stop_events(state, site)):
         for entry in journal.refresh():
             state.apply(entry)
-    site = validate(SiteConfig, info.site)
-    if site.executor == "local":
-        return 0
+    if site.executor == "slurm":
+        make_executor(RunPaths(folder), site).cancel(_live(state))
+    return len(_live(state))
+
+
+def _live(state: RunState) -> dict[str, BatchState]:
     names = {attempt.batch for attempt in state.live_attempts()}
-    batches = {name: state.batches[name] for name in sorted(names)}
-    make_executor(RunPaths(folder), site).cancel(batches)
-    return len(batches)
+    return {name: state.batches[name] for name in sorted(names)}
+
+
+def _stop_events(state: RunState, site: SiteConfig) -> list[Event]:
+    """Return the events of a stop.
+
+    Local workers end with their controller. It may have run on a machine that is gone, so their
+    batches are given up here: nobody would ever learn what became of them.
+    """
+    given_up = _live(state) if site.executor == "local" else {}
+    return [
+        {"event": "stopped"},
+        *({"event": "abandoned", "batch": n, "reason": "`l2s stop`"} for n in given_up),
+    ]
 
 
 def _read(folder: Path) -> tuple[RunInfo, RunState, Journal]:

@@ -31,7 +31,8 @@ def run(
     failures = 0
     while not controller.finished:
         try:
-            acted, note = controller.step(), ""
+            acted = controller.step()
+            note = "" if acted else controller.waiting
             failures = 0
         except Unreachable as error:
             failures += 1

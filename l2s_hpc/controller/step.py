@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from l2s_hpc.analysis.fitness import Measures, measures
 from l2s_hpc.analysis.frames import Frames
 from l2s_hpc.analysis.tradeoff import search_front
-from l2s_hpc.cluster.jobs import Executor
+from l2s_hpc.cluster.jobs import Executor, JobState
 from l2s_hpc.controller.choose import choose
 from l2s_hpc.controller.decide import (
     Abandon,
@@ -43,13 +44,19 @@ from l2s_hpc.store.state import RunState
 
 
 class Controller:
-    """Drives one run. Several on one run are harmless: the journal decides who acts."""
+    """Drives one run. Several on one run are harmless: the journal decides who acts.
+
+    Attributes:
+        state: the journal, folded, as far as it was read.
+        waiting: why tasks do not run, as the last step saw it; empty if none says why.
+    """
 
     def __init__(
         self, paths: RunPaths, info: RunInfo, resolved: Resolved, executor: Executor
     ) -> None:
         self.paths = paths
         self.state = RunState()
+        self.waiting = ""
         self._info = info
         self._resolved = resolved
         self._config = resolved.config
@@ -84,6 +91,7 @@ class Controller:
         if self.state.stopped:
             raise IncompleteError("stopped by `l2s stop`", hint="the same command goes on")
         observed = self._observer.look(self.state)
+        self.waiting = _reasons(observed.jobs.values())
         actions = decide(self.state, observed, self.policy)
         return self._act(actions)
 
@@ -298,6 +306,16 @@ class Controller:
         of_parents = {name: found[candidate] for name, candidate in self.policy.parents.items()}
         chosen = choose(searched, of_parents, self._objectives, self._constraints)
         return {"event": "fixed", "front": list(chosen.front), "picks": chosen.picks}
+
+
+def _reasons(jobs: Iterable[JobState]) -> str:
+    """Return why tasks are not running, with how many say so."""
+    said = Counter(
+        f"{job.state}: {job.reason}"
+        for job in jobs
+        if job.state in ("pending", "unknown") and job.reason not in ("", "None")
+    )
+    return "; ".join(f"{count} tasks {reason}" for reason, count in sorted(said.items()))
 
 
 def _intent(batch: str, tasks: Sequence[Task]) -> Event:

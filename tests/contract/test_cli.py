@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mini import Mini, state_of, write_mini
+from tests.mini import Mini, kill_at_entry, state_of, write_mini
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / "data" / "toy"
@@ -228,6 +228,30 @@ def test_stop_and_go_on(mini: Mini, finished: tuple[Mini, Path], tmp_path: Path)
     _, errors = controller.communicate(timeout=30)
     assert controller.returncode == 3 and "stopped by `l2s stop`" in errors
     subprocess.run(command, check=True, capture_output=True)
+    assert state_of(run).completed
+
+
+def test_a_run_whose_machine_is_gone_says_so_and_goes_on_after_stop(
+    mini: Mini, tmp_path: Path
+) -> None:
+    """A local run that was moved to another machine in the middle of a generation."""
+    run = tmp_path / "run"
+    assert kill_at_entry(mini.command(run), run, 4)
+    for path in (run / "journal").rglob("*.json"):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry["host"] = "gone"
+        for event in entry["events"]:
+            if "job" in event:
+                event["job"] = "gone:1:1"
+        path.write_text(json.dumps(entry), encoding="utf-8")
+    controller = subprocess.Popen(mini.command(run), stdout=subprocess.PIPE, text=True)
+    assert controller.stdout is not None
+    for line in controller.stdout:
+        if "its controller ran on gone; if that is gone: l2s stop" in line:
+            break
+    assert l2s("stop", run).returncode == 0
+    assert controller.wait(30) == 3
+    mini.run(run)
     assert state_of(run).completed
 
 
