@@ -21,10 +21,9 @@ from l2s_hpc.recipes.genes import space as make_space
 from l2s_hpc.recipes.models import Model, locate, merged_config, merged_tensors
 from l2s_hpc.recipes.recipe import make_recipe, mergekit_config
 from l2s_hpc.records import Recipe
-from l2s_hpc.store.journal import Journal
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
-from l2s_hpc.store.state import RunState
+from l2s_hpc.store.state import read_state
 from l2s_hpc.task.merge import Weights, merge
 
 _SHARD_BYTES = 4_000_000_000
@@ -69,9 +68,7 @@ def export(run: Path, candidate: str, target: Path) -> Path:
 
 def find_recipe(run: Path, info: RunInfo, word: str) -> Recipe:
     """Return the recipe of a candidate id (or its beginning), a pick or a reference label."""
-    state = RunState()
-    for entry in Journal(RunPaths(run).journal).refresh():
-        state.apply(entry)
+    state, _ = read_state(RunPaths(run))
     references = {recipe.candidate: recipe for recipe in info.references.values()}
     labels = state.picks | info.reference_ids()
     wanted = labels.get(word, word)

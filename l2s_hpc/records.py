@@ -109,10 +109,11 @@ class CandidateTask(Record):
 class Task(Record):
     """What one Slurm array task (or one turn of a local worker) does, one candidate after another.
 
-    `key` is unique in the run and safe as a file name.
+    `key` is unique in the run and safe as a file name; `models` are the site's folders by hub id.
     """
 
     key: str
+    models: dict[str, str] = {}
     candidates: tuple[CandidateTask, ...]
 
 

@@ -35,7 +35,7 @@ step = 0.05
 population = 4
 generations = 3
 [protocol]
-prompt = "plain"
+prompt = "chat"
 max_tokens = 100
 [references]
 sweep = 3

@@ -186,7 +186,7 @@ class Frames:
         if sha256_file(path) != receipt.file_sha256:
             raise DamageError(
                 "the sha256 differs from the receipt's",
-                hint="run `l2s verify`, then `l2s run` to evaluate the candidate again",
+                hint="`l2s verify --quarantine` moves it away, `l2s run` evaluates it again",
                 path=path,
             )
         # Reads the file's footer only; the journal's count stands apart from the receipt.

@@ -31,10 +31,9 @@ from l2s_hpc.analysis.tradeoff import (
 from l2s_hpc.analysis.transfer import TRANSFER_KEYS, Row, transfer_rows
 from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.records import Receipt
-from l2s_hpc.store.journal import Journal
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
-from l2s_hpc.store.state import RunState
+from l2s_hpc.store.state import RunState, read_state
 
 if TYPE_CHECKING:
     from l2s_hpc.config import SearchConfig
@@ -65,7 +64,7 @@ def open_run(path: str | Path, strict: bool = True) -> Run:
     except ValidationError as error:
         message = f"not this version's run.json: {error.errors()[0]['msg']}"
         raise DamageError(message, path=paths.run_json) from None
-    return Run(paths, info, _read_state(paths), strict)
+    return Run(paths, info, read_state(paths)[0], strict)
 
 
 class Run:
@@ -259,12 +258,18 @@ class Run:
             pairs = [(float(p["accuracy"] or 0.0), float(p["tokens"] or 0.0)) for p in points]
             return hypervolume_of(pairs, slow_tokens)
 
+        # After a search has grown, tables of an earlier choice stay; only the last one counts.
+        chosen = self.state.stages.get(evaluation)
+        generations = [
+            [c for c in seen if chosen is None or c in chosen]
+            for seen in feasible_by_generation(self.state)
+        ]
         ids = self.info.reference_ids()
         sweep = [candidate for label, candidate in ids.items() if label.startswith("sweep.")]
         plain = [candidate for label, candidate in ids.items() if not label.startswith("sweep.")]
         return Hypervolume(
             evaluation=evaluation,
-            generations=tuple(reached(c) for c in feasible_by_generation(self.state)),
+            generations=tuple(reached(seen) for seen in generations),
             sweep=reached(sweep) if any(c in measured for c in sweep) else None,
             average=reached(plain),
             slow_tokens=slow_tokens,
@@ -353,21 +358,6 @@ class Run:
             "n": pl.Int64(),
             **{name: pl.Float64() for name in self._shown()},
         }
-
-
-def _read_state(paths: RunPaths) -> RunState:
-    """Fold the journal; an entry that is missing in its middle would hide all that follow."""
-    there = len(list(paths.journal.glob("*/*.json")))
-    state, journal = RunState(), Journal(paths.journal)
-    for entry in journal.refresh():
-        state.apply(entry)
-    if len(journal.entries) < there:
-        raise DamageError(
-            f"the journal has a gap: entry {len(journal.entries) + 1} is missing",
-            hint="copy the run directory again, or see `l2s verify`",
-            path=paths.journal,
-        )
-    return state
 
 
 def _labels(info: RunInfo, parents: Iterable[str]) -> dict[str, str]:

@@ -51,10 +51,10 @@ def verify(
 
 
 def front(folder: RUN, on: EVALUATION = None, as_json: JSON = False) -> None:
-    """Print the non-dominated candidates."""
+    """Print the final front; with `--on search` the one that is not dominated so far."""
     from l2s_hpc import open_run
 
-    rows = open_run(folder).front(on)
+    rows = _checked(open_run(folder), on).front(on)
     if as_json:
         print_json(rows)
     else:
@@ -65,7 +65,7 @@ def ntr(folder: RUN, on: EVALUATION = None, as_json: JSON = False) -> None:
     """Print negative and positive transfer rates with their intervals."""
     from l2s_hpc import open_run
 
-    rows = open_run(folder).ntr(on)
+    rows = _checked(open_run(folder), on).ntr(on)
     if as_json:
         print_json(rows)
     else:
@@ -100,11 +100,25 @@ def export(
         str, typer.Argument(help="An id, a pick (knee) or a reference (average).")
     ],
     target: Annotated[Path, typer.Argument(help="The folder to make.")],
+    as_json: JSON = False,
 ) -> None:
     """Write a candidate as a checkpoint, with its recipe and model card."""
     from l2s_hpc.export import export as run_export
 
-    stdout.print(str(run_export(folder, candidate, target)))
+    made = run_export(folder, candidate, target)
+    if as_json:
+        print_json({"folder": str(made)})
+    else:
+        stdout.print(str(made))
+
+
+def _checked(run: Run, evaluation: str | None) -> Run:
+    from l2s_hpc.errors import UserError, did_you_mean
+
+    if evaluation is not None and evaluation not in run.evaluations:
+        known = run.evaluations or ["(none yet)"]
+        raise UserError(f"no evaluation '{evaluation}'", hint=did_you_mean(evaluation, known))
+    return run
 
 
 def reference_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:

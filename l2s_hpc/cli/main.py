@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -12,6 +13,9 @@ from rich.text import Text
 from l2s_hpc.cli import analyse, cluster, jobs, search
 from l2s_hpc.cli.output import stderr, stdout
 from l2s_hpc.errors import L2SError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Nothing is half written when the disk is full: what was recorded before stands."""
 
 _EXTRAS = {
     "pymoo": "controller",
@@ -63,6 +67,12 @@ def main() -> None:
     except L2SError as error:
         stderr.print(Text(f"l2s: {error}", style="red"))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        stderr.print(Text(f"l2s: {error}", style="red"))
+        stderr.print(Text("  Hint: make room, and give the same command again", style="red"))
+        sys.exit(3)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:

@@ -6,10 +6,10 @@ import time
 from types import TracebackType
 from typing import Self
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from l2s_hpc.cli.output import stdout
 from l2s_hpc.config import SearchConfig
 from l2s_hpc.controller.decide import current
 from l2s_hpc.controller.step import Controller
@@ -18,7 +18,7 @@ from l2s_hpc.controller.step import Controller
 class Progress:
     """Shows what changed since the last step."""
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchConfig, console: Console) -> None:
         self._generations = config.search.generations
         self._started = time.monotonic()
         self._told = 0
@@ -30,8 +30,8 @@ class Progress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=stdout,
-            disable=not stdout.is_terminal,
+            console=console,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=None)
 

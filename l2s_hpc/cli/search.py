@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from l2s_hpc.cli.cluster import JSON, SETTINGS, SITE
-from l2s_hpc.cli.output import print_json, print_pairs, print_table, stdout
+from l2s_hpc.cli.output import print_json, print_pairs, print_table, stderr, stdout
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from l2s_hpc.config import SearchConfig, SiteConfig
     from l2s_hpc.controller.step import Controller
 
@@ -62,25 +65,31 @@ def run(
         typer.Option("--smoke", help="Send one candidate through the real queue, and time it."),
     ] = False,
     settings: SETTINGS = None,
+    as_json: JSON = False,
 ) -> None:
     """Start a search, or go on with one: the same command resumes."""
     from l2s_hpc.controller.resolve import load
     from l2s_hpc.controller.start import open_controller
+    from l2s_hpc.errors import IncompleteError
 
+    console = stderr if as_json else stdout
     config, chosen = load(job, site, settings or [])
     folder = folder or Path("results") / config.name
     if smoke:
-        folder = folder.with_name(folder.name + ".smoke")
+        folder = _next_smoke(folder)
     command = shlex.join(["l2s", *sys.argv[1:]])
-    controller = open_controller(config, chosen, folder, command)
-    if smoke:
-        _smoke(controller, config, chosen, folder)
-        return
-    if controller.finished:
-        stdout.print(f"The run is complete: {folder}")
-    else:
-        _drive(controller, config, chosen)
-    _finish(folder)
+    try:
+        controller = open_controller(config, chosen, folder, command)
+        if smoke:
+            _smoke(controller, config, chosen, folder, as_json)
+            return
+        if controller.finished:
+            console.print(f"The run is complete: {folder}")
+        else:
+            _drive(controller, config, chosen, console)
+        _finish(folder, as_json)
+    except KeyboardInterrupt:
+        raise IncompleteError("interrupted", hint="the same command goes on") from None
 
 
 def status(
@@ -102,30 +111,32 @@ def status(
         time.sleep(2)
 
 
-def stop(folder: RUN) -> None:
+def stop(folder: RUN, as_json: JSON = False) -> None:
     """End a run's controller and jobs, and no others; `l2s run` goes on later."""
     from l2s_hpc.controller.control import stop as request_stop
 
     under_way = request_stop(folder)
-    stdout.print(f"asked to stop; {under_way} submissions were under way and are ended")
+    if as_json:
+        print_json({"ended": under_way})
+    else:
+        stdout.print(f"asked to stop; {under_way} submissions were under way and are ended")
 
 
-def _drive(controller: Controller, config: SearchConfig, site: SiteConfig) -> None:
+def _drive(
+    controller: Controller, config: SearchConfig, site: SiteConfig, console: Console
+) -> None:
     from l2s_hpc.cli.progress import Progress
     from l2s_hpc.controller.loop import run as run_loop
-    from l2s_hpc.errors import IncompleteError
 
     try:
-        with Progress(config) as progress:
+        with Progress(config, console) as progress:
             run_loop(controller, site.poll_seconds, progress.show)
-    except KeyboardInterrupt:
-        raise IncompleteError("interrupted", hint="the same command goes on") from None
     finally:
         controller.close()
 
 
-def _finish(folder: Path) -> None:
-    """Print the front, and leave the report where it is missing or old."""
+def _finish(folder: Path, as_json: bool) -> None:
+    """Write the report, and print the front beside the references."""
     from l2s_hpc import open_run
     from l2s_hpc.analysis.report import write_report
     from l2s_hpc.cli.analyse import front_rows, reference_rows
@@ -133,9 +144,12 @@ def _finish(folder: Path) -> None:
 
     opened = open_run(folder)
     report = write_report(opened, RunPaths(folder).report)
+    if as_json:
+        print_json({"run": str(folder), "front": opened.front(), "report": str(report)})
+        return
     evaluation = opened.best_evaluation()
     rows = front_rows(opened.front()) + reference_rows(opened, evaluation)
-    print_table(rows, f"Front, shortest first, and references, on the {evaluation} split")
+    print_table(rows, f"Final front, shortest first, and references, on the {evaluation} split")
     reached = opened.hypervolume(evaluation)
     if reached.generations and reached.sweep is not None:
         stdout.print(
@@ -145,30 +159,44 @@ def _finish(folder: Path) -> None:
     stdout.print(f"report: {report}")
 
 
-def _smoke(controller: Controller, config: SearchConfig, site: SiteConfig, folder: Path) -> None:
+def _next_smoke(folder: Path) -> Path:
+    """Return a new folder: every smoke test goes through the queue anew."""
+    parent = folder.with_name(folder.name + ".smoke")
+    return next(place for n in count(1) if not (place := parent / str(n)).exists())
+
+
+def _smoke(
+    controller: Controller, config: SearchConfig, site: SiteConfig, folder: Path, as_json: bool
+) -> None:
     """Evaluate the plain average alone, and say what it cost."""
     from l2s_hpc.controller.plan import count_candidates
+    from l2s_hpc.errors import IncompleteError
     from l2s_hpc.store.files import read_json
 
-    candidate = controller.policy.references["average"]
-    controller.restrict("search", [candidate])
-    _drive(controller, config, site)
-    accepted = controller.state.accepted["search", candidate]
-    receipt = read_json(controller.paths.receipt("search", accepted.generation, candidate))
+    key = ("search", controller.policy.references["average"])
+    controller.restrict(key[0], [key[1]])
+    _drive(controller, config, site, stderr if as_json else stdout)
+    if key not in controller.state.accepted:
+        raise IncompleteError(
+            f"the candidate failed: {controller.state.penalised[key]}", path=folder
+        )
+    accepted = controller.state.accepted[key]
+    receipt = read_json(controller.paths.receipt("search", accepted.generation, key[1]))
     seconds = receipt["seconds"]
     repeated = sum(value for phase, value in seconds.items() if phase != "start")
     candidates = count_candidates(config)
-    print_pairs(
-        {
-            "node": receipt["host"],
-            "device": receipt["device"],
-            "seconds": seconds,
-            "search": f"{candidates} candidates need about "
-            f"{candidates * repeated / 3600:.2g} device-hours, starts not counted",
-            "kept in": str(folder),
-        },
-        "One candidate went through:",
-    )
+    found = {
+        "node": receipt["host"],
+        "device": receipt["device"],
+        "seconds": seconds,
+        "candidates": candidates,
+        "device_hours": candidates * repeated / 3600,
+        "kept in": str(folder),
+    }
+    if as_json:
+        print_json(found)
+        return
+    print_pairs(found, "One candidate went through (device-hours of the search without starts):")
 
 
 def _show_plan(found: dict[str, Any]) -> None:

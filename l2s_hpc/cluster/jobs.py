@@ -8,6 +8,9 @@ from typing import Literal, Protocol
 
 from l2s_hpc.store.state import BatchState
 
+UNKNOWN_JOB = "Slurm no longer knows its job"
+"""The reason of a job that is over because it has vanished."""
+
 
 @dataclass(frozen=True)
 class JobState:

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from l2s_hpc.cluster.jobs import JobState
+from l2s_hpc.cluster.jobs import UNKNOWN_JOB, JobState
 from l2s_hpc.errors import Unreachable
 
 _FORMAT = "%j|%F|%K|%T|%N|%r"
@@ -50,7 +50,7 @@ def query(names: Sequence[str]) -> list[Row]:
 def classify(rows: Sequence[Row]) -> JobState:
     """Judge a task from all that Slurm says of it; a live row wins over an ended one."""
     if not rows:
-        return JobState("ended", "Slurm no longer knows its job")
+        return JobState("ended", UNKNOWN_JOB)
     for row in rows:
         if row.state in _RUNNING:
             return JobState("running", node=row.node)

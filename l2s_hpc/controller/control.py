@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from l2s_hpc.config import SiteConfig, validate
-from l2s_hpc.controller.start import make_executor
+from l2s_hpc.controller.executors import make_executor
 from l2s_hpc.store.files import process_start
 from l2s_hpc.store.journal import Event, Journal
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
-from l2s_hpc.store.state import BatchState, RunState
+from l2s_hpc.store.state import BatchState, RunState, read_state
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def stop(folder: Path) -> int:
         The number of submissions that were under way.
     """
     info, state, journal = _read(folder)
-    site = validate(SiteConfig, info.site)
+    site = validate(SiteConfig, state.site or info.site)
     while not journal.append(_stop_events(state, site)):
         for entry in journal.refresh():
             state.apply(entry)
@@ -80,10 +80,8 @@ def _stop_events(state: RunState, site: SiteConfig) -> list[Event]:
 
 
 def _read(folder: Path) -> tuple[RunInfo, RunState, Journal]:
-    info, state, journal = read_run(folder), RunState(), Journal(RunPaths(folder).journal)
-    for entry in journal.refresh():
-        state.apply(entry)
-    return info, state, journal
+    info = read_run(folder)
+    return (info, *read_state(RunPaths(folder)))
 
 
 def _phase(state: RunState, info: RunInfo) -> tuple[str, list[str]]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from l2s_hpc.cluster.jobs import JobState
+from l2s_hpc.cluster.jobs import UNKNOWN_JOB, JobState
 from l2s_hpc.errors import DamageError, IncompleteError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.state import AttemptState, RunState
 
 MOST_ATTEMPTS = 20
-"""Attempts of one candidate in all, whatever the reasons: beyond it something is wrong here."""
+"""Attempts of one candidate that came to nothing; those that somebody interrupted do not count."""
 
 
-_NOBODYS_FAULT = ("PREEMPTED", "NODE_FAIL")
+_NOBODYS_FAULT = ("PREEMPTED", "NODE_FAIL", "CANCELLED", UNKNOWN_JOB)
 """How Slurm may end a job for good without any fault of the candidate."""
 
 
@@ -128,7 +128,7 @@ class Fix:
 
 @dataclass(frozen=True)
 class Complete:
-    """All is done: write the report."""
+    """All is done."""
 
 
 Action = Adopt | Abandon | Accept | Fail | Penalise | Submit | Ask | Tell | Stage | Fix | Complete
@@ -250,7 +250,8 @@ def _hopeless(
         counted = [attempt for attempt in tries if attempt.counted]
         if any(attempt.outcome == "live" for attempt in tries):
             continue
-        if len(counted) >= policy.attempts or len(tries) >= MOST_ATTEMPTS:
+        vain = [a for a in tries if a.kind not in ("", "interrupted", "orphaned")]
+        if len(counted) >= policy.attempts or len(vain) >= MOST_ATTEMPTS:
             reason = (
                 f"{counted[-1].kind}: {counted[-1].message}" if counted else "too many attempts"
             )
@@ -272,7 +273,8 @@ def _check_losses(
     state: RunState, evaluation: str, candidates: Sequence[str], policy: Policy
 ) -> None:
     lost = [c for c in candidates if (evaluation, c) in state.penalised]
-    if evaluation == "search" and len(lost) > policy.failures * len(candidates):
+    searching = evaluation == "search" and policy.only is None
+    if searching and len(lost) > policy.failures * len(candidates):
         raise IncompleteError(
             f"{len(lost)} of {len(candidates)} candidates failed in generation "
             f"{len(state.generations) - 1}, more than search.failures = {policy.failures:g}; "

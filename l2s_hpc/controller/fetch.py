@@ -13,7 +13,16 @@ from l2s_hpc.recipes.models import Model, is_hub_id
 from l2s_hpc.records import short_hash
 from l2s_hpc.store.files import sha256_file
 
-_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "LICENSE*"]
+_FILES = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "LICENSE*",
+    "NOTICE*",
+    "README.md",
+]
 
 
 def fetch(config: SearchConfig, offline: bool) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from l2s_hpc.config import (
     ModelSource,
@@ -19,15 +19,18 @@ from l2s_hpc.config import (
     load_site,
     science,
 )
-from l2s_hpc.errors import UserError, did_you_mean
+from l2s_hpc.errors import DamageError, UserError, did_you_mean
 from l2s_hpc.evaluation.benchmarks import sources, splits
 from l2s_hpc.recipes.genes import Space, base_name, gene_faults, group_faults, space
 from l2s_hpc.recipes.methods import method
 from l2s_hpc.recipes.models import Model, compatibility_faults, locate, merged_tensors
+from l2s_hpc.recipes.recipe import silent_genes
 from l2s_hpc.records import Evaluation, Protocol, Recipe, short_hash
 from l2s_hpc.search.objectives import objective_faults
 from l2s_hpc.search.references import references
 from l2s_hpc.store.layout import shipped
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,27 @@ def shipped_files(folder: Path) -> dict[str, Path]:
 
 
 def load(job: str, site: str, overrides: list[str]) -> tuple[SearchConfig, SiteConfig]:
-    """Read job and site; an override that begins with `site.` goes to the site."""
+    """Read job and site; an override that begins with `site.` goes to the site.
+
+    Raises:
+        UserError: with the faults of both files.
+    """
     of_site = [o.removeprefix("site.") for o in overrides if o.startswith("site.")]
     of_job = [o for o in overrides if not o.startswith("site.")]
-    return load_job(find_job(job), of_job), load_site(find_site(site), of_site)
+    faults: list[str] = []
+    config = _attempt(lambda: load_job(find_job(job), of_job), faults)
+    chosen = _attempt(lambda: load_site(find_site(site), of_site), faults)
+    if config is None or chosen is None:
+        raise UserError("\n".join(faults))
+    return config, chosen
+
+
+def _attempt(load_one: Callable[[], T], faults: list[str]) -> T | None:
+    try:
+        return load_one()
+    except UserError as error:
+        faults.append(str(error))
+        return None
 
 
 def resolve(
@@ -151,7 +171,7 @@ def _models(config: SearchConfig, site: SiteConfig) -> tuple[dict[str, Model], l
         try:
             model = locate(name, source, site.models)
             _ = model.config, model.tensors
-        except UserError as error:
+        except (UserError, DamageError) as error:
             faults.append(str(error))
         else:
             models[name] = model
@@ -166,7 +186,8 @@ def _measured_space(
     """Return the genes with the dead ones frozen, measured by merging small tensors.
 
     mergekit and torch are a node's: the measurement runs in the site's interpreter, and where that
-    cannot import them on this machine, it says so and freezes nothing.
+    cannot import them on this machine, the canonical form of recipes is asked instead: it knows the
+    genes that cancel (the weight of a lone task vector under TIES), not those that do nothing else.
     """
     genes = space(config)
     if site.engine == "scripted":
@@ -179,13 +200,14 @@ def _measured_space(
         text=True,
         check=False,
     )
-    if answer.returncode != 0:
+    if answer.returncode == 0:
+        dead, how = json.loads(answer.stdout), "measured on small tensors"
+    else:
         last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
-        return genes, f"not measured: {last}"
-    dead = json.loads(answer.stdout)
+        dead, how = silent_genes(config, genes), f"from canonical recipes, not measured: {last}"
     if len(dead) == len(genes.genes):
         raise UserError("every gene is dead: no gene changes the merged model")
-    return genes.freeze(dead, method(config.merge.method)), "measured on small tensors"
+    return genes.freeze(dead, method(config.merge.method)), how
 
 
 def _evaluations(

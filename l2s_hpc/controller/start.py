@@ -10,9 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from l2s_hpc.cluster.jobs import Executor
-from l2s_hpc.cluster.local import LocalExecutor
 from l2s_hpc.config import SearchConfig, SiteConfig, flatten, validate
+from l2s_hpc.controller.executors import check_executor, make_executor
 from l2s_hpc.controller.resolve import Resolved, model_sources, resolve
 from l2s_hpc.controller.step import Controller
 from l2s_hpc.errors import UserError
@@ -32,6 +31,7 @@ def open_controller(
         UserError: the job or site is wrong, or the folder holds another search; nothing is written.
     """
     paths = RunPaths(folder)
+    check_executor(site)
     if paths.run_json.exists():
         info = read_run(folder)
         resolved = resolve(config, site, frozen=info.frozen)
@@ -42,17 +42,8 @@ def open_controller(
         info = _create(paths, resolved, command)
     remove_stale_temporaries(folder)
     controller = Controller(paths, info, resolved, make_executor(paths, site))
-    _record_start(controller, info, config, command)
+    _record_start(controller, info, resolved, command)
     return controller
-
-
-def make_executor(paths: RunPaths, site: SiteConfig) -> Executor:
-    """Return the executor that a site names."""
-    if site.executor == "slurm":
-        from l2s_hpc.cluster.slurm import SlurmExecutor
-
-        return SlurmExecutor(paths, site)
-    return LocalExecutor(paths, site)
 
 
 def _create(paths: RunPaths, resolved: Resolved, command: str) -> RunInfo:
@@ -127,18 +118,22 @@ def side_by_side(rows: list[tuple[str, str, str]]) -> str:
     )
 
 
-def _record_start(
-    controller: Controller, info: RunInfo, config: SearchConfig, command: str
-) -> None:
-    """Journal that a controller starts, and which operational settings are not the first ones."""
-    before = flatten(validate(SearchConfig, info.config).model_dump(mode="json"))
-    changed = [
-        {"event": "changed", "key": key, "old": old, "new": new}
-        for key, old, new in difference(before, flatten(config.model_dump(mode="json")))
-    ]
+def _record_start(controller: Controller, info: RunInfo, resolved: Resolved, command: str) -> None:
+    """Journal that a controller starts, on which site, and what differs from the run's first start.
+
+    Only operational settings can differ: others were refused.
+    """
     if controller.finished:
         return
-    while not controller.record([{"event": "started", "command": command}, *changed]):
+    site = resolved.site.model_dump(mode="json")
+    given = flatten(resolved.config.model_dump(mode="json")) | flatten(site, "site")
+    before = flatten(validate(SearchConfig, info.config).model_dump(mode="json"))
+    before |= flatten(validate(SiteConfig, info.site).model_dump(mode="json"), "site")
+    changed = [
+        {"event": "changed", "key": key, "old": old, "new": new}
+        for key, old, new in difference(before, given)
+    ]
+    while not controller.record([{"event": "started", "command": command, "site": site}, *changed]):
         controller.refresh()
 
 

@@ -241,7 +241,11 @@ class Controller:
         ]
         groups = [candidates[start : start + size] for start in range(0, len(candidates), size)]
         return [
-            Task(key=f"{action.evaluation}-{number}-{index:04d}", candidates=tuple(group))
+            Task(
+                key=f"{action.evaluation}-{number}-{index:04d}",
+                models=self._resolved.site.models,
+                candidates=tuple(group),
+            )
             for index, group in enumerate(groups)
         ]
 

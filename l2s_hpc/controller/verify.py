@@ -15,7 +15,7 @@ from l2s_hpc.store.journal import Journal
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
 from l2s_hpc.store.scores import verify_table
-from l2s_hpc.store.state import Accepted, RunState
+from l2s_hpc.store.state import Accepted, RunState, read_state
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,12 @@ def verify(folder: Path) -> tuple[int, list[Damage]]:
         UserError: the folder is not a run directory.
     """
     read_run(folder)
-    paths, state = RunPaths(folder), RunState()
-    journal = Journal(paths.journal)
+    paths = RunPaths(folder)
     try:
-        for entry in journal.refresh():
-            state.apply(entry)
+        state, _ = read_state(paths)
     except DamageError as error:
         return 0, [Damage(Path(str(error.path)), error.message)]
-    found = list(_journal_damage(paths, len(journal.entries)))
+    found: list[Damage] = []
     for accepted in state.accepted.values():
         found += _table_damage(paths, accepted)
     found += _strangers(paths, state)
@@ -81,12 +79,6 @@ def quarantine(folder: Path, damage: list[Damage]) -> int:
         if journal.append(events):
             break
     return len(events)
-
-
-def _journal_damage(paths: RunPaths, entries: int) -> Iterator[Damage]:
-    files = sorted(paths.journal.glob("*/*.json"))
-    for path in files[entries:]:
-        yield Damage(path, f"the journal has a gap before it: entry {entries + 1} is missing")
 
 
 def _table_damage(paths: RunPaths, accepted: Accepted) -> list[Damage]:

@@ -111,6 +111,7 @@ def load(entry: Source, files: Mapping[str, str]) -> list[Problem]:
         rows, where = _read_file(shipped("data") / entry.path), entry.path
     else:
         rows, where = load_from_hub(entry, offline=True), entry.dataset
+    _check_splits(entry, rows, where)
     problems = [_problem(entry, row, where) for row in rows]
     if not problems:
         raise UserError(f"benchmark '{entry.name}' has no problems", path=where)
@@ -222,6 +223,18 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(row, dict) for row in rows):
         raise UserError("a row is not an object with named fields", path=path)
     return rows
+
+
+def _check_splits(entry: Source, rows: Iterable[Mapping[str, Any]], where: str) -> None:
+    """A file that divides its problems divides all of them; any other `split` is ignored."""
+    found = {str(row.get("split")) for row in rows}
+    strange = sorted(found - set(SPLITS))
+    if found & set(SPLITS) and strange:
+        raise UserError(
+            f"benchmark '{entry.name}': unknown split '{strange[0]}'",
+            hint=did_you_mean(strange[0], SPLITS),
+            path=where,
+        )
 
 
 def _problem(entry: Source, row: Mapping[str, Any], where: str) -> Problem:

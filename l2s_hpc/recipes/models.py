@@ -56,7 +56,9 @@ class Model:
         path = self.folder / "config.json"
         if not path.exists():
             raise UserError(f"model '{self.name}' has no config.json", path=self.folder)
-        config: dict[str, Any] = read_json(path)
+        config = read_json(path)
+        if not isinstance(config, dict):
+            raise UserError(f"model '{self.name}': config.json is not an object", path=path)
         return config
 
     @cached_property

@@ -80,6 +80,22 @@ def mergekit_config(recipe: Recipe, places: Mapping[str, str | Path]) -> dict[st
     return config
 
 
+def silent_genes(config: SearchConfig, space: Space) -> list[str]:
+    """Return the genes that never change the canonical recipe, away from the bounds."""
+    identities = dict.fromkeys([*config.parents, "base"], "")
+    low, high = (
+        space.genome([gene.low + share * (gene.high - gene.low) for gene in space.searched])
+        for share in (0.3, 0.7)
+    )
+    reference = make_recipe(config, space, low, identities)
+    found = []
+    for index, gene in enumerate(space.genes):
+        other = (*low[:index], high[index], *low[index + 1 :])
+        if make_recipe(config, space, other, identities) == reference:
+            found.append(gene.name)
+    return found
+
+
 _DTYPES = {"dtype": "float32", "out_dtype": "bfloat16"}
 
 

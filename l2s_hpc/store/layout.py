@@ -75,23 +75,16 @@ class RunPaths:
     def report(self) -> Path:
         return self.folder / "report.html"
 
-    @property
-    def front_picture(self) -> Path:
-        return self.folder / "front.svg"
-
     def evaluation(self, name: str) -> Path:
         return self.folder / "evaluations" / f"{safe_name(name)}.json"
 
     def task(self, key: str) -> Path:
         return self.folder / "tasks" / f"{safe_name(key)}.json"
 
-    def candidate_attempts(self, evaluation: str, generation: int, candidate: str) -> Path:
-        return self.folder / "attempts" / evaluation / f"{generation:04d}" / candidate
-
     def attempt(
         self, evaluation: str, generation: int, candidate: str, attempt: int
     ) -> AttemptPaths:
-        parent = self.candidate_attempts(evaluation, generation, candidate)
+        parent = self.folder / "attempts" / evaluation / f"{generation:04d}" / candidate
         return AttemptPaths(parent / str(attempt))
 
     def scores(self, evaluation: str, generation: int, candidate: str) -> Path:

@@ -14,7 +14,7 @@ Events, each a JSON object with the key `event`:
 - `stage` evaluation, candidates: what is evaluated after the search
 - `fixed` front, picks: chosen on the selection split, before the report split is looked at
 - `changed` key, old, new: an operational setting
-- `started` command: a controller began or went on; `stopped`: it shall end
+- `started` command, site: a controller began or went on; `stopped`: it shall end
 - `completed`
 """
 
@@ -22,8 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from l2s_hpc.store.journal import Entry, Event
+from l2s_hpc.errors import DamageError
+from l2s_hpc.store.journal import Entry, Event, Journal
+from l2s_hpc.store.layout import RunPaths
 
 Genome = tuple[float, ...]
 Key = tuple[str, str]
@@ -93,6 +96,7 @@ class RunState:
     looks: int = 0
     completed: bool = False
     stopped: bool = False
+    site: dict[str, Any] = field(default_factory=dict)
     first_seen: dict[str, int] = field(default_factory=dict)
     genomes: dict[str, Genome] = field(default_factory=dict)
     reopened: set[Key] = field(default_factory=set)
@@ -191,6 +195,7 @@ class RunState:
 
     def _started(self, event: Event, entry: Entry) -> None:
         self.stopped = False
+        self.site = event.get("site", self.site)
 
     def _stopped(self, event: Event, entry: Entry) -> None:
         self.stopped = True
@@ -199,3 +204,22 @@ class RunState:
         attempt = next(a for a in self.attempts[key] if a.attempt == number)
         attempt.outcome = outcome
         return attempt
+
+
+def read_state(paths: RunPaths) -> tuple[RunState, Journal]:
+    """Fold a run's journal.
+
+    Raises:
+        DamageError: an entry is damaged, or one is missing and hides all that follow.
+    """
+    there = len(list(paths.journal.glob("*/*.json")))
+    state, journal = RunState(), Journal(paths.journal)
+    for entry in journal.refresh():
+        state.apply(entry)
+    if len(journal.entries) < there:
+        raise DamageError(
+            f"the journal has a gap: entry {len(journal.entries) + 1} is missing",
+            hint="copy the run directory again, or see `l2s verify`",
+            path=paths.journal,
+        )
+    return state, journal

@@ -30,7 +30,8 @@ class TransformersEngine:
 
     def __init__(self, protocol: Protocol, models: Mapping[str, Model]) -> None:
         torch.set_num_threads(int(protocol.engine_settings["threads"]))
-        self.device = protocol.merge_device
+        self._where = protocol.merge_device
+        self.device = torch.cuda.get_device_name() if self._where == "cuda" else self._where
         self.versions = {name: version(name) for name in ("torch", "transformers", "mergekit")}
         self._protocol = protocol
         faults = compatibility_faults(models)
@@ -40,14 +41,14 @@ class TransformersEngine:
         self._names = merged_tensors(models)
         source = models[protocol.tokenizer]
         self.tokenizer: Any = AutoTokenizer.from_pretrained(source.folder)
-        self._model = _empty_model(models, protocol.tokenizer, self.device)
+        self._model = _empty_model(models, protocol.tokenizer, self._where)
         self._parameters = dict(self._model.named_parameters())
         _check_names(self._names, self._parameters)
 
     def load(self, recipe: Recipe) -> Mapping[str, float]:
         start = time.perf_counter()
         merging = 0.0
-        tensors = merge(recipe, self._weights, self._names, self.device)
+        tensors = merge(recipe, self._weights, self._names, self._where)
         with torch.no_grad():
             while True:
                 before = time.perf_counter()
@@ -90,8 +91,8 @@ class TransformersEngine:
         torch.manual_seed(seed)
         with torch.inference_mode():
             out = self._model.generate(
-                input_ids=ids.to(self.device),
-                attention_mask=mask.to(self.device),
+                input_ids=ids.to(self._where),
+                attention_mask=mask.to(self._where),
                 generation_config=self._settings(pad),
             )
         return [_cut(row, self._protocol.stop_ids) for row in out[:, width:].tolist()]

@@ -44,10 +44,12 @@ class Worker:
         self.engine: Engine | None = None
         self._engine_key: Protocol | None = None
         self._evaluations: dict[str, Evaluation] = {}
+        self._places: dict[str, str] = {}
 
     def do(self, key: str) -> None:
         """Do one task; every candidate of it has a receipt afterwards, unless we are killed."""
         task = Task.model_validate(read_json(self.paths.task(key)))
+        self._places = task.models
         for candidate in task.candidates:
             evaluation = self._evaluation(candidate.evaluation)
             attempt = Attempt(self.info.id, self.paths, candidate, evaluation)
@@ -66,7 +68,9 @@ class Worker:
                 engine = self._open(attempt.evaluation.protocol)
             attempt.complete(engine, self.grader)
         except Interrupted as error:
-            attempt.fail(Failure(kind="interrupted", message=str(error)), self.engine)
+            # A signal that comes right after the receipt must not turn success into failure.
+            if not attempt.paths.receipt.exists():
+                attempt.fail(Failure(kind="interrupted", message=str(error)), self.engine)
             raise
         except Exception as error:  # the outermost frame: written down, and the next one goes on
             attempt.fail(_failure(error), self.engine)
@@ -88,7 +92,7 @@ class Worker:
     def _models(self) -> dict[str, Model]:
         """Return the input models as this node sees them, checked to be the run's."""
         models = {
-            name: locate(name, ModelSource(**source), self.info.site["models"])
+            name: locate(name, ModelSource(**source), self._places)
             for name, source in self.info.models.items()
         }
         for name, model in models.items():

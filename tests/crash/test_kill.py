@@ -28,6 +28,8 @@ def undisturbed(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_undisturbed_run_is_complete(undisturbed: dict[str, object]) -> None:
     assert undisturbed["completed"]
     assert len(undisturbed["genomes"]) == 3  # type: ignore[arg-type]
+    told = [row for generation in undisturbed["objectives"] for row in generation]  # type: ignore
+    assert len({accuracy for accuracy, _ in told}) >= 3, "the search has nothing to find"
 
 
 def test_killed_again_and_again(mini: Mini, undisturbed: dict[str, object], tmp_path: Path) -> None:

@@ -141,17 +141,28 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_own_splits_count_and_others_are_drawn(tmp_path: Path) -> None:
+def test_own_splits_count_and_foreign_ones_do_not(tmp_path: Path) -> None:
     rows = numbered(60)
     for number, row in enumerate(rows):
-        row["split"] = [*SPLITS, "train"][number % 4]
+        row["split"] = SPLITS[number % 3]
     files = {"math": write(tmp_path / "a.jsonl", rows)}
-    drawn_only = splits(job("math", report={"share": 0.5}), files)
-    for row in rows:
-        (split,) = owners(drawn_only)[question_hash(row["question"])]
-        assert row["split"] in (split, "train")
     nothing = {split: {"share": 0} for split in SPLITS}
-    assert sum(len(items) for items in splits(job("math", **nothing), files).values()) == 45
+    own = splits(job("math", **nothing), files)
+    assert {name: len(items) for name, items in own.items()} == dict.fromkeys(SPLITS, 20)
+    for row in rows:
+        assert owners(own)[question_hash(row["question"])] == {row["split"]}
+    # The hub's own words (train, test) say nothing of our splits: all is drawn.
+    foreign = {"math": write(tmp_path / "b.jsonl", [{**row, "split": "test"} for row in rows])}
+    drawn = splits(job("math", report={"share": 0.5}), foreign)
+    assert sum(len(items) for items in drawn.values()) == 60
+
+
+def test_a_misspelt_split_is_refused(tmp_path: Path) -> None:
+    rows = [{**row, "split": "search"} for row in numbered(9)]
+    files = {"math": write(tmp_path / "a.jsonl", [*rows, {**rows[0], "split": "serach"}])}
+    with pytest.raises(UserError, match="benchmark 'math': unknown split 'serach'") as error:
+        splits(job("math"), files)
+    assert "did you mean 'search'?" in str(error.value)
 
 
 def test_own_splits_that_overlap_are_refused_with_both_places(tmp_path: Path) -> None:
