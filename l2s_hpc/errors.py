@@ -53,7 +53,7 @@ class DamageError(L2SError):
 
 
 class SubmitError(L2SError):
-    """Slurm refused a job; the message is Slurm's own."""
+    """Slurm refused a job; the message is Slurm's own. The run stands and can go on."""
 
     exit_code = 2
 

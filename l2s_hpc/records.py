@@ -150,7 +150,7 @@ class Verdict:
 class Failure(Record):
     """Why an attempt left no score table. `interrupted` is nobody's fault and is not counted."""
 
-    kind: Literal["merge", "engine", "generate", "grade", "write", "interrupted", "other"]
+    kind: Literal["merge", "engine", "write", "interrupted", "other"]
     message: str
     trace: str = ""
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2s_hpc.cluster.jobs import JobState
+from l2s_hpc.cluster.jobs import UNKNOWN_JOB, JobState
 from l2s_hpc.cluster.local import LocalExecutor
 from l2s_hpc.config import SiteConfig
 from l2s_hpc.controller.decide import (
@@ -689,3 +689,24 @@ def test_a_batch_of_this_machine_is_found_while_its_workers_live(tmp_path: Path)
     assert executor.find(batch) == job
     executor.close()
     assert executor.find(batch) is None
+
+
+@pytest.mark.parametrize("kind", ["interrupted", "orphaned"])
+def test_interruptions_never_add_up_to_a_penalty(kind: str) -> None:
+    state = state_of(asked(0, "a"))
+    state.attempts["search", "a"] = [
+        AttemptState("search", 0, "a", n, "b", "t", outcome="failed", kind=kind)
+        for n in range(1, 2 * MOST_ATTEMPTS)
+    ]
+    (action,) = decide(state, NOTHING, POLICY)
+    assert isinstance(action, Submit)
+    assert ("a", 0, 2 * MOST_ATTEMPTS) in action.candidates
+
+
+@pytest.mark.parametrize("reason", ["CANCELLED", "PREEMPTED", "NODE_FAIL", UNKNOWN_JOB])
+def test_what_slurm_ends_by_itself_is_nobodys_fault(reason: str) -> None:
+    state = state_of(asked(0, "a"), intent("a"), {"event": "submitted", "batch": "b1", "job": "7"})
+    (attempt,) = state.live_attempts()
+    observed = Observed({}, {attempt.task: JobState("ended", reason)})
+    (action,) = decide(state, observed, POLICY)
+    assert isinstance(action, Fail) and not action.counted and action.message == reason

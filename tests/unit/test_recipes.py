@@ -21,7 +21,7 @@ from l2s_hpc.recipes.genes import (
     space,
 )
 from l2s_hpc.recipes.methods import METHODS, TESTED, method
-from l2s_hpc.recipes.recipe import average, make_recipe, single_model
+from l2s_hpc.recipes.recipe import average, make_recipe, silent_genes, single_model
 from l2s_hpc.search.references import references, sweep_labels
 
 IDENTITIES = {"slow": "1" * 16, "fast": "2" * 16, "base": "3" * 16, "third": "4" * 16}
@@ -39,6 +39,9 @@ TENSORS = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"] +
 ENDS = ["embeddings", "head", "final_norm"]
 HALVES = {"low": [*ENDS, "layers.0-5"], "top": ["layers.6-11"]}
 WEIGHT = {"parameter": "weight", "low": 0.0, "high": 1.0, "step": 0.25}
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def job(**changes: Any) -> SearchConfig:
@@ -475,3 +478,10 @@ def test_a_search_meets_its_references_under_the_same_ids() -> None:
     assert candidate(config, 1.0, 0.0) == candidate(config, 0.25, 0.0)
     assert candidate(config, 1.0, 0.0) == found["parent.slow"].candidate
     assert candidate(config, 0.5, 0.5) == found["average"].candidate
+
+
+def test_without_torch_the_canonical_form_tells_which_genes_cancel() -> None:
+    """The published TIES search: the weight of its one task vector is normalised away."""
+    for name, silent in (("ties-7b", ["weight.slow"]), ("ta-7b", [])):
+        config = load_job(ROOT / "jobs" / "published" / f"{name}.toml")
+        assert silent_genes(config, space(config)) == silent
