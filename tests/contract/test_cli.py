@@ -206,14 +206,28 @@ def test_verify_finds_a_flipped_bit_and_run_evaluates_again(
     assert ours == theirs
 
 
-def test_smoke(mini: Mini, tmp_path: Path) -> None:
+def test_smoke_goes_through_the_queue_each_time(mini: Mini, tmp_path: Path) -> None:
+    for number in (1, 2):
+        done = subprocess.run(
+            [*mini.command(tmp_path / "run"), "--smoke", "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["kept in"] == str(tmp_path / "run.smoke" / str(number))
+        assert len(state_of(Path(found["kept in"])).accepted) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_smoke_with_a_failing_candidate(tmp_path: Path) -> None:
+    mini = write_mini(tmp_path, scripted="faults = { error = 1.0 }")
     done = subprocess.run(
         [*mini.command(tmp_path / "run"), "--smoke"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert "One candidate went through" in done.stdout
-    assert len(state_of(tmp_path / "run.smoke").accepted) == 1
-    assert not (tmp_path / "run").exists()
+    assert done.returncode == 3
+    assert "the candidate failed: other: L2SError: scripted failure" in done.stderr
 
 
 def test_stop_and_go_on(mini: Mini, finished: tuple[Mini, Path], tmp_path: Path) -> None:
