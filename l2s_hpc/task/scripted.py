@@ -67,7 +67,7 @@ class ScriptedEngine:
         right = _draw(prompt) < 0.3 + 0.65 * share or draw < 0.05
         gold = prompt.rsplit(b"=", 1)[-1].strip().decode(errors="replace")
         tokens = 4 + int(share * 80 + 12 * draw)
-        text = f"\\boxed{{{gold if right else 'no'}}}"
+        text = f"\\boxed{{{gold if right else -1}}}"
         if tokens > self._protocol.max_tokens:
             return Generated(sample, 0, "", self._protocol.max_tokens, "length")
         return Generated(sample, 0, text, tokens, "stop")
