@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from l2s_hpc.config import SearchConfig
-from l2s_hpc.controller.decide import current
+from l2s_hpc.controller.decide import under_way
 from l2s_hpc.controller.step import Controller
 
 
@@ -58,7 +58,7 @@ class Progress:
 
     def _show_phase(self, controller: Controller) -> None:
         state = controller.state
-        wanted = current(state, controller.policy)
+        wanted = under_way(state, controller.policy)
         if wanted is None:
             return
         evaluation, candidates = wanted

@@ -145,7 +145,7 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     settled = _settle(state, observed)
     if settled:
         return settled
-    wanted = _wanted(state, policy)
+    wanted = under_way(state, policy)
     if wanted is None:
         return [] if finished(state, policy) else [_begin(state, policy)]
     evaluation, candidates = wanted
@@ -164,11 +164,6 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
 def finished(state: RunState, policy: Policy) -> bool:
     """Return whether nothing is left to do; a completed run whose generations grew is not."""
     return state.completed and not _grows(state, policy)
-
-
-def current(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
-    """Return the evaluation that is under way and its candidates, for people to see."""
-    return _wanted(state, policy)
 
 
 def _settle(state: RunState, observed: Observed) -> list[Action]:
@@ -200,7 +195,7 @@ def _outcome(attempt: AttemptState, observed: Observed) -> Action | None:
     return None
 
 
-def _wanted(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
+def under_way(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
     """Return the evaluation under way and its candidates; None between two of them."""
     if state.reopened:
         evaluation = min(state.reopened)[0]
