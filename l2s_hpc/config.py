@@ -11,7 +11,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from l2s_hpc.errors import UserError, did_you_mean
 
@@ -163,6 +171,17 @@ class ReferencesConfig(Config):
     """Points of the one-parameter sweep between the first two parents, the ends included."""
 
 
+class BudgetConfig(Config):
+    """What a search may use. It ends clean, with its report, where another generation is too much."""
+
+    max_gpu_hours: float | None = Field(None, gt=0)
+    """GPU-hours of all attempts, as their receipts tell them; selection and report are reserved."""
+    max_candidates: int | None = Field(None, ge=1)
+    """Different candidates that the search evaluates."""
+    deadline: AwareDatetime | None = None
+    """No generation begins that would end after this: `2027-01-31T18:00:00+01:00`."""
+
+
 class SearchConfig(Config):
     """A job file: what to search."""
 
@@ -192,6 +211,8 @@ class SearchConfig(Config):
     """How answers are generated."""
     references: ReferencesConfig = ReferencesConfig()
     """What the search is compared with."""
+    budget: BudgetConfig = BudgetConfig()
+    """What the search may use."""
 
     @field_validator("benchmarks")
     @classmethod
@@ -202,8 +223,37 @@ class SearchConfig(Config):
         return names
 
 
-OPERATIONAL = ("description", "search.generations", "search.failures")
+OPERATIONAL = (
+    "description",
+    "search.generations",
+    "search.failures",
+    "budget.max_gpu_hours",
+    "budget.max_candidates",
+    "budget.deadline",
+)
 """Keys of a job that may change while its run goes on; every other key is science."""
+
+
+class ControllerConfig(Config):
+    """The controller as a small Slurm job (`l2s run --detach`)."""
+
+    partition: str = ""
+    """--partition; empty: the site's."""
+    account: str = ""
+    """--account; empty: the site's."""
+    qos: str = ""
+    """--qos; empty: the site's."""
+    minutes: int = Field(1440, ge=1)
+    """--time of one link of the chain; before it ends, the next link is submitted."""
+    memory: str = "2G"
+    """--mem; the controller needs about half a gigabyte."""
+    mail: str = ""
+    """--mail-user: Slurm writes there when a link of the chain ends or fails."""
+    notify: str = ""
+    """Your own shell command, run when the search pauses or ends; $L2S_RUN, $L2S_EVENT (`paused`,
+    `completed`) and $L2S_MESSAGE say what happened."""
+    sbatch: dict[str, str | int | bool] = {}
+    """Any other flag of sbatch, without the dashes."""
 
 
 class SiteConfig(Config):
@@ -218,7 +268,8 @@ class SiteConfig(Config):
     parallel: int = Field(0, ge=0)
     """local: number of workers; 0 means one per core."""
     python: str = ""
-    """The interpreter on the nodes; empty means the one that runs `l2s`."""
+    """The command that starts Python on the nodes, such as `/shared/venv/bin/python` or `apptainer
+    exec --nv l2s.sif python`; empty means the interpreter that runs `l2s`."""
     engine: Literal["transformers", "scripted"] = "transformers"
     """transformers: real models; scripted: no model at all, for tests of the cluster side."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -228,9 +279,21 @@ class SiteConfig(Config):
     batch_size: int = Field(50, ge=1)
     """Prompts that are decoded together by the transformers engine."""
     candidates_per_task: int = Field(1, ge=1)
-    """Candidates that one task evaluates one after another in one warm engine."""
+    """Candidates of one task; each worker evaluates one after another in one warm engine."""
+    workers_per_task: int = Field(1, ge=1)
+    """Workers of one task, each with a GPU of its own: for sites that give whole nodes only."""
+    gpu_memory: float = Field(0.0, ge=0)
+    """Memory of one GPU in GB; a model that does not fit is refused by `plan`. 0: not known."""
     attempts: int = Field(2, ge=1)
-    """A candidate that failed this often is penalised."""
+    """A candidate that failed this often in the same way, each time on another node where there is
+    one, is penalised."""
+    resubmit_cancelled: int = Field(0, ge=0)
+    """How often a candidate whose task somebody cancelled is sent again by itself; after that the
+    search pauses and asks (`--resubmit-cancelled`)."""
+    node_faults: int = Field(3, ge=1)
+    """slurm: a node on which this many candidates failed in a row is excluded and named."""
+    disk_seconds: float = Field(300.0, ge=0)
+    """How long a worker waits for room on a full disk before it gives its result up."""
     poll_seconds: float = Field(1.0, gt=0)
     """Seconds between two looks at Slurm and at the receipts."""
     grace_seconds: float = Field(60.0, ge=0)
@@ -253,10 +316,14 @@ class SiteConfig(Config):
     """slurm: --time of one task."""
     throttle: int = Field(256, ge=1)
     """slurm: most tasks of one array that run at once (`%N`)."""
+    max_jobs: int = Field(0, ge=0)
+    """slurm: most array tasks of a run in the queue at once, the rest follows; 0: no limit."""
     setup: tuple[str, ...] = ()
     """slurm: shell lines before the worker, such as `module load cuda`; your own, not checked."""
     sbatch: dict[str, str | int | bool] = {}
     """slurm: any other flag of sbatch, without the dashes."""
+    controller: ControllerConfig = ControllerConfig()
+    """slurm: the detached controller."""
     scripted: dict[str, Any] = {}
     """Settings of the scripted engine."""
     benchmarks: dict[str, str] = {}

@@ -58,6 +58,10 @@ class SubmitError(L2SError):
     exit_code = 2
 
 
+class LimitError(SubmitError):
+    """Slurm takes no more jobs now (a submit limit): fewer may fit, or the same ones later."""
+
+
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
     """Return a hint that names the nearest valid word, or all of them if none is near."""
     options = sorted(valid)

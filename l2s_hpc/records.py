@@ -109,11 +109,15 @@ class CandidateTask(Record):
 class Task(Record):
     """What one Slurm array task (or one turn of a local worker) does, one candidate after another.
 
-    `key` is unique in the run and safe as a file name; `models` are the site's folders by hub id.
+    `key` is unique in the run and safe as a file name; `models` are the site's folders by hub id;
+    `workers` share the candidates, each with a GPU of its own; a full disk is waited for at most
+    `disk_seconds`.
     """
 
     key: str
     models: dict[str, str] = {}
+    workers: int = 1
+    disk_seconds: float = 0.0
     candidates: tuple[CandidateTask, ...]
 
 
@@ -156,7 +160,11 @@ class Failure(Record):
 
 
 class Receipt(Record):
-    """Written by the node after the score table; the only thing that the controller believes."""
+    """Written by the node after the score table; the only thing that the controller believes.
+
+    `job` is the Slurm job (`123_4`) and `restart` how often Slurm had requeued it before; `chunks`
+    counts the chunks that were durable when the attempt ended.
+    """
 
     run: str
     evaluation: str
@@ -166,11 +174,14 @@ class Receipt(Record):
     protocol: str
     grader: str = ""
     host: str
+    job: str = ""
+    restart: int = 0
     device: str
     versions: dict[str, str]
     seconds: dict[str, float]
     started: str
     ended: str
+    chunks: int = 0
     rows: int = 0
     file_sha256: str = ""
     content_sha256: str = ""

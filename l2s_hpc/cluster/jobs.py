@@ -17,12 +17,18 @@ class JobState:
     """What is known of one task's job.
 
     `ended`: over, whatever came of it; `orphaned`: its controller died with it, nobody's fault;
+    `stuck`: Slurm holds it after a failed launch, and it will never run by itself;
     `unknown`: nobody can say, which is neither done nor failed.
+
+    Attributes:
+        reason: of a pending or unknown one, why it does not run; of an ended one, Slurm's state.
+        job: the id to end it by, such as `123_4`; empty where there is nothing to end.
     """
 
-    state: Literal["pending", "running", "ended", "orphaned", "unknown"]
+    state: Literal["pending", "running", "ended", "orphaned", "stuck", "unknown"]
     reason: str = ""
     node: str = ""
+    job: str = ""
 
 
 class Executor(Protocol):
@@ -32,11 +38,17 @@ class Executor(Protocol):
     def most_tasks(self) -> int:
         """The most tasks that one batch may have."""
 
-    def submit(self, batch: str, tasks: Sequence[str]) -> str:
+    def submit(self, batch: str, tasks: Sequence[str], avoid: Sequence[str] = ()) -> str:
         """Submit tasks under a unique name and return a reference to the job.
+
+        Args:
+            batch: the name.
+            tasks: their keys, in the order of the array's indices.
+            avoid: nodes that these tasks shall not run on, where there are others.
 
         Raises:
             SubmitError: it was refused and nothing was submitted.
+            LimitError: a limit on the number of jobs was reached, and nothing was submitted.
             Unreachable: nobody answered; whether it was submitted is not known.
         """
 
@@ -45,6 +57,9 @@ class Executor(Protocol):
 
     def watch(self, batches: Mapping[str, BatchState]) -> dict[str, JobState]:
         """Return the state of every task of these batches, with one query for all."""
+
+    def end(self, batch: str, jobs: Sequence[str]) -> None:
+        """End single jobs of a batch by the ids that `watch` gave."""
 
     def cancel(self, batches: Mapping[str, BatchState]) -> None:
         """End the jobs of these batches and of no others."""

@@ -32,7 +32,7 @@ class LocalExecutor:
     def most_tasks(self) -> int:
         return sys.maxsize
 
-    def submit(self, batch: str, tasks: Sequence[str]) -> str:
+    def submit(self, batch: str, tasks: Sequence[str], avoid: Sequence[str] = ()) -> str:
         workers = min(self._site.parallel or os.cpu_count() or 1, len(tasks))
         self._pools[batch] = _Pool(self._paths, self._site, batch, tasks, workers)
         return _reference()
@@ -49,6 +49,9 @@ class LocalExecutor:
         for name in [n for n, pool in self._pools.items() if pool.idle]:
             self._pools[name].end()
         return states
+
+    def end(self, batch: str, jobs: Sequence[str]) -> None:
+        """Workers of this machine leave nothing behind that could be ended."""
 
     def cancel(self, batches: Mapping[str, BatchState]) -> None:
         for name in batches:

@@ -41,7 +41,7 @@ class SlurmExecutor:
             self._most_tasks = max(int(found[1]) if found else 1001, 1)
         return self._most_tasks
 
-    def submit(self, batch: str, tasks: Sequence[str]) -> str:
+    def submit(self, batch: str, tasks: Sequence[str], avoid: Sequence[str] = ()) -> str:
         executor = self._submitit(batch)
         runs = [str(self._paths.folder.resolve())] * len(tasks)
         try:
@@ -62,6 +62,9 @@ class SlurmExecutor:
     def watch(self, batches: Mapping[str, BatchState]) -> dict[str, JobState]:
         tasks = {name: batch.tasks for name, batch in batches.items()}
         return task_states(tasks, query(list(tasks)))
+
+    def end(self, batch: str, jobs: Sequence[str]) -> None:
+        run_slurm(["scancel", "--me", f"--name={batch}", *jobs])
 
     def cancel(self, batches: Mapping[str, BatchState]) -> None:
         for name in batches:
