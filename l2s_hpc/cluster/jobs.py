@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from l2s_hpc.config import SiteConfig
 from l2s_hpc.store.state import BatchState
 
 UNKNOWN_JOB = "Slurm no longer knows its job"
 """The reason of a job that is over because it has vanished."""
+
+NO_ROOM = "no room on the disk for a receipt"
+"""The reason of a job whose worker could write nothing."""
+
+STUCK_JOB = "Slurm holds it after a failed launch"
+"""The reason of a job that is over because it will never run by itself."""
+
+
+def python_command(site: SiteConfig) -> list[str]:
+    """Return the words that start Python on a node of a site."""
+    return shlex.split(site.python) or [sys.executable]
+
+
+_NEVER = {
+    "BadConstraints": "no node has what site.constraint asks for",
+    "PartitionTimeLimit": "site.minutes is above the partition's limit",
+    "PartitionNodeLimit": "the partition does not give so many nodes",
+    "PartitionConfig": "it asks for more than the partition gives: see site.minutes and site.cpus",
+    "AccountNotAllowed": "the partition does not take site.account",
+    "QOSNotAllowed": "the partition does not take site.qos",
+    "InvalidAccount": "see site.account",
+    "InvalidQOS": "see site.qos",
+    "QOSMaxWallDurationPerJobLimit": "site.minutes is above the QOS's limit",
+    "AssocMaxWallDurationPerJobLimit": "site.minutes is above the account's limit",
+    "QOSMaxCpuPerJobLimit": "site.cpus is above the QOS's limit",
+    "QOSMaxGRESPerJob": "site.gres is above the QOS's limit",
+    "DependencyNeverSatisfied": "see site.sbatch",
+    "JobHeldUser": "somebody holds it: scontrol release",
+    "JobHeldAdmin": "the administrators hold it: ask them",
+}
+
+
+def never_runs(reason: str) -> str:
+    """Return what to do about a pending job that Slurm will never start; empty if it only waits."""
+    word = reason.strip("()").partition(",")[0].partition(" ")[0]
+    return _NEVER.get(word, "")
 
 
 @dataclass(frozen=True)

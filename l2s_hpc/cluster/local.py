@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from l2s_hpc.cluster.jobs import JobState
+from l2s_hpc.cluster.jobs import JobState, python_command
 from l2s_hpc.config import SiteConfig
 from l2s_hpc.store.files import process_start
 from l2s_hpc.store.layout import RunPaths
@@ -132,12 +132,17 @@ class _Pool:
             return task
 
     def _start(self) -> subprocess.Popen[str] | None:
-        python = self._site.python or sys.executable
         environment = os.environ | {"OMP_NUM_THREADS": str(self._site.threads)}
         with self._log.open("a", encoding="utf-8") as log:
             # A session of its own: Ctrl-C on the terminal is for the controller alone.
             process = subprocess.Popen(
-                [python, "-m", "l2s_hpc.task.worker", str(self._paths.folder), "-"],
+                [
+                    *python_command(self._site),
+                    "-m",
+                    "l2s_hpc.task.worker",
+                    str(self._paths.folder),
+                    "-",
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

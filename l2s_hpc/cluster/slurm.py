@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,28 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError
 
-from l2s_hpc.cluster.jobs import JobState
+from l2s_hpc.cluster.jobs import UNKNOWN_JOB, JobState, python_command
 from l2s_hpc.cluster.launch import launch
-from l2s_hpc.cluster.watch import query, run_slurm, task_states
+from l2s_hpc.cluster.watch import query, query_past, run_slurm, task_states
 from l2s_hpc.config import SiteConfig
-from l2s_hpc.errors import SubmitError, Unreachable
+from l2s_hpc.errors import LimitError, SubmitError, Unreachable
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import BatchState
 
 _SIGNAL_SECONDS = 60
-_OUTAGES = ("Unable to contact slurm controller", "Socket timed out", "Connection refused")
+_OUTAGES = (
+    "Unable to contact slurm controller",
+    "Socket timed out",
+    "Connection refused",
+    "Unable to contact slurm",
+    "Slurm backup controller in standby mode",
+    "Slurm temporarily unable to accept job",
+)
+_LIMITS = ("SubmitJob", "MaxSubmit", "GrpSubmit", "MaxJobs", "GrpJobs", "MaxJobCount", "job limit")
+"""Words of refusals for the number of jobs; other limits, as of time, are refusals for good."""
+
+_NO_SUCH_NODES = ("Requested node configuration is not available", "Invalid node name specified")
+_ACCOUNTING_PAUSE = 60.0
 
 
 class SlurmExecutor:
@@ -30,29 +42,33 @@ class SlurmExecutor:
     def __init__(self, paths: RunPaths, site: SiteConfig) -> None:
         self._paths = paths
         self._site = site
-        self._most_tasks: int | None = None
+        self._settings: str | None = None
+        self._past: dict[str, JobState] = {}
+        self._ask_past_at = 0.0
+        self._past_pause = _ACCOUNTING_PAUSE
 
     @property
     def most_tasks(self) -> int:
         """The largest array that this cluster takes (MaxArraySize)."""
-        if self._most_tasks is None:
-            settings = run_slurm(["scontrol", "show", "config"])
-            found = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings, re.MULTILINE)
-            self._most_tasks = max(int(found[1]) if found else 1001, 1)
-        return self._most_tasks
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", self._show_config(), re.MULTILINE)
+        return max(int(found[1]) if found else 1001, 1)
 
     def submit(self, batch: str, tasks: Sequence[str], avoid: Sequence[str] = ()) -> str:
-        executor = self._submitit(batch)
+        try:
+            return self._submit(batch, tasks, avoid)
+        except SubmitError as error:
+            if not avoid or not any(sign in error.message for sign in _NO_SUCH_NODES):
+                raise
+        # No node is left, or one of them is no more: these are better than none.
+        return self._submit(batch, tasks, ())
+
+    def _submit(self, batch: str, tasks: Sequence[str], avoid: Sequence[str]) -> str:
+        executor = self._submitit(batch, avoid)
         runs = [str(self._paths.folder.resolve())] * len(tasks)
         try:
             jobs = executor.map_array(launch, runs, list(tasks))
         except FailedJobError as error:
-            text = str(error).strip()
-            if any(sign in text for sign in _OUTAGES):
-                raise Unreachable(f"sbatch failed: {text}") from None
-            raise SubmitError(
-                f"Slurm refused the job: {text}", hint=f"see the site '{self._site.name}'"
-            ) from None
+            raise _refusal(str(error).strip(), self._site) from None
         return str(jobs[0].job_id).partition("_")[0]
 
     def find(self, batch: BatchState) -> str | None:
@@ -61,7 +77,13 @@ class SlurmExecutor:
 
     def watch(self, batches: Mapping[str, BatchState]) -> dict[str, JobState]:
         tasks = {name: batch.tasks for name, batch in batches.items()}
-        return task_states(tasks, query(list(tasks)))
+        states = task_states(tasks, query(list(tasks)))
+        vanished = {
+            name: batch
+            for name, batch in batches.items()
+            if any(states[task] == _VANISHED for task in batch.tasks)
+        }
+        return states | self._remembered(vanished) if vanished else states
 
     def end(self, batch: str, jobs: Sequence[str]) -> None:
         run_slurm(["scancel", "--me", f"--name={batch}", *jobs])
@@ -73,10 +95,41 @@ class SlurmExecutor:
     def close(self) -> None:
         """Jobs of a cluster go on without us."""
 
+    def _remembered(self, batches: Mapping[str, BatchState]) -> dict[str, JobState]:
+        """Ask accounting, where there is any, what became of jobs that squeue has forgotten.
+
+        Only ends are taken from it: where it is slow, what it calls pending or running is old, and
+        the job stays vanished, as does what it does not know.
+        """
+        asked = {n: b for n, b in batches.items() if not all(t in self._past for t in b.tasks)}
+        if asked and time.monotonic() >= self._ask_past_at and self._has_accounting():
+            since = min(batch.entry.time for batch in asked.values())[:10]
+            try:
+                rows = query_past(list(asked), since)
+                self._past_pause = _ACCOUNTING_PAUSE
+            except Unreachable:
+                rows = []
+                self._past_pause = min(2 * self._past_pause, 10 * _ACCOUNTING_PAUSE)
+            self._ask_past_at = time.monotonic() + self._past_pause
+            tasks = {name: batch.tasks for name, batch in asked.items()}
+            told = task_states(tasks, rows).items()
+            self._past |= {task: job for task, job in told if job.reason not in ("", UNKNOWN_JOB)}
+        wanted = [task for batch in batches.values() for task in batch.tasks]
+        return {task: self._past[task] for task in wanted if task in self._past}
+
+    def _has_accounting(self) -> bool:
+        kind = re.search(r"^AccountingStorageType\s*=\s*(\S+)", self._show_config(), re.MULTILINE)
+        return kind is not None and "slurmdbd" in kind[1]
+
+    def _show_config(self) -> str:
+        if self._settings is None:
+            self._settings = run_slurm(["scontrol", "show", "config"])
+        return self._settings
+
     def preview(self, batch: str, tasks: int) -> str:
         """Return the sbatch text of a batch of this many tasks, as submitit writes it."""
-        executor = self._submitit(batch, folder=Path("/tmp"))
-        command = f"{shlex.quote(self._python)} -u -m submitit.core._submit LOGS"
+        executor = self._submitit(batch, folder=Path("/tmp"))  # submitit wants one that exists
+        command = f"{self._python} -u -m submitit.core._submit LOGS"
         with_array = {"map_count": tasks} if tasks > 1 else {}
         return str(
             submitit.slurm.slurm._make_sbatch_string(
@@ -88,18 +141,31 @@ class SlurmExecutor:
 
     @property
     def _python(self) -> str:
-        return self._site.python or sys.executable
+        """The interpreter's command, quoted word by word."""
+        return shlex.join(python_command(self._site))
 
-    def _submitit(self, batch: str, folder: Path | None = None) -> Any:
+    def _submitit(self, batch: str, avoid: Sequence[str] = (), folder: Path | None = None) -> Any:
         executor = submitit.SlurmExecutor(
             folder=folder or (self._paths.logs / batch).resolve(),
-            python=f"exec {shlex.quote(self._python)}",
+            python=f"exec {self._python}",
         )
-        executor.update_parameters(**_parameters(self._site, batch))
+        executor.update_parameters(**_parameters(self._site, batch, avoid))
         return executor
 
 
-def _parameters(site: SiteConfig, batch: str) -> dict[str, Any]:
+_VANISHED = JobState("ended", UNKNOWN_JOB)
+
+
+def _refusal(text: str, site: SiteConfig) -> SubmitError | Unreachable:
+    """Return what a failed sbatch means, from the text that it printed."""
+    if any(sign in text for sign in _OUTAGES):
+        return Unreachable(f"sbatch failed: {text}")
+    if any(sign in text for sign in _LIMITS):
+        return LimitError(f"Slurm takes no more jobs: {text}")
+    return SubmitError(f"Slurm refused the job: {text}", hint=f"see the site '{site.name}'")
+
+
+def _parameters(site: SiteConfig, batch: str, avoid: Sequence[str]) -> dict[str, Any]:
     """Return a site's settings as submitit's parameters."""
     given = {
         "partition": site.partition,
@@ -109,10 +175,15 @@ def _parameters(site: SiteConfig, batch: str) -> dict[str, Any]:
         "gres": site.gres,
         "mem": site.memory,
     }
+    own = str(site.sbatch.get("exclude", ""))
+    excluded = ",".join(filter(None, [own, *avoid]))
+    # Slurm takes only one of the two.
+    again = {} if "no-requeue" in site.sbatch else {"requeue": True}
     extra = {
         "signal": f"B:USR2@{_SIGNAL_SECONDS}",
-        "requeue": True,
-        **{name: value for name, value in site.sbatch.items()},
+        **again,
+        **site.sbatch,
+        **({"exclude": excluded} if excluded else {}),
     }
     return {
         **{name: value for name, value in given.items() if value},

@@ -1,4 +1,8 @@
-"""What Slurm says of our jobs: one squeue query for all, and a pure function that reads it."""
+"""What Slurm says of our jobs: one squeue query for all, and pure functions that read it.
+
+squeue answers without accounting, and forgets ended jobs after MinJobAge. sacct, where there is
+accounting, remembers them: it is asked for vanished jobs only.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from l2s_hpc.cluster.jobs import UNKNOWN_JOB, JobState
+from l2s_hpc.cluster.jobs import STUCK_JOB, UNKNOWN_JOB, JobState
 from l2s_hpc.errors import Unreachable
 
 _FORMAT = "%j|%F|%K|%T|%N|%r"
+_PAST_FORMAT = "JobName,JobID,State,NodeList"
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNNING = {
     "RUNNING",
@@ -20,7 +25,9 @@ _RUNNING = {
     "SIGNALING",
     "STOPPED",
 }
-_TIMEOUT_SECONDS = 60
+_STUCK = ("launch failed requeued held", "launch_failed_requeued_held")
+_TIMEOUT_SECONDS = 60.0
+_PAST_TIMEOUT_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,12 @@ class Row:
     state: str
     node: str
     reason: str
+    array: bool = True
+
+    @property
+    def id(self) -> str:
+        """What scancel takes: `123_4`, or `123` where the job is no array."""
+        return f"{self.job}_{self.index}" if self.array else self.job
 
 
 def query(names: Sequence[str]) -> list[Row]:
@@ -47,18 +60,34 @@ def query(names: Sequence[str]) -> list[Row]:
     return [_row(line) for line in answer.splitlines() if line.count("|") >= 5]
 
 
+def query_past(names: Sequence[str], since: str) -> list[Row]:
+    """Ask sacct once for jobs of these names that were submitted since a day (YYYY-MM-DD).
+
+    Raises:
+        Unreachable: there is no accounting, or it gave no answer.
+    """
+    answer = run_slurm(
+        ["sacct", "-X", "-n", "-P", f"--name={','.join(names)}", "-S", since, "-o", _PAST_FORMAT],
+        timeout=_PAST_TIMEOUT_SECONDS,
+    )
+    return [_past_row(line) for line in answer.splitlines() if line.count("|") >= 3]
+
+
 def classify(rows: Sequence[Row]) -> JobState:
     """Judge a task from all that Slurm says of it; a live row wins over an ended one."""
     if not rows:
         return JobState("ended", UNKNOWN_JOB)
     for row in rows:
         if row.state in _RUNNING:
-            return JobState("running", node=row.node)
+            return JobState("running", node=row.node, job=row.id)
     for row in rows:
         if row.state in _PENDING:
-            return JobState("pending", row.reason)
+            if row.reason.strip("()") in _STUCK:
+                return JobState("stuck", STUCK_JOB, row.node, row.id)
+            return JobState("pending", row.reason, job=row.id)
     last = rows[-1]
-    return JobState("ended", last.state, last.node)
+    # sacct says `CANCELLED by 1000`.
+    return JobState("ended", last.state.partition(" ")[0], last.node)
 
 
 def task_states(tasks: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> dict[str, JobState]:
@@ -73,22 +102,20 @@ def task_states(tasks: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> dict
     }
 
 
-def run_slurm(command: Sequence[str]) -> str:
+def run_slurm(command: Sequence[str], timeout: float = _TIMEOUT_SECONDS) -> str:
     """Run a Slurm command and return what it printed.
 
     Raises:
         Unreachable: it failed, took too long, or is not on this machine.
     """
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
     except FileNotFoundError:
         raise Unreachable(
             f"{command[0]} is not on this machine", hint="run on a login node of the cluster"
         ) from None
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"{command[0]} gave no answer in {_TIMEOUT_SECONDS} s") from None
+        raise Unreachable(f"{command[0]} gave no answer in {timeout:g} s") from None
     if done.returncode != 0:
         raise Unreachable(f"{command[0]} failed: {done.stderr.strip()}")
     return done.stdout
@@ -97,4 +124,12 @@ def run_slurm(command: Sequence[str]) -> str:
 def _row(line: str) -> Row:
     name, job, index, state, node, reason = line.split("|", 5)
     # A job that is no array has no index: it is the first and only task.
-    return Row(name, job, int(index) if index.isdigit() else 0, state, node, reason)
+    element = index.isdigit()
+    return Row(name, job, int(index) if element else 0, state, node, reason, element)
+
+
+def _past_row(line: str) -> Row:
+    name, identity, state, node = line.split("|", 3)
+    job, _, index = identity.partition("_")
+    element = index.isdigit()
+    return Row(name, job, int(index) if element else 0, state, node, "", element)

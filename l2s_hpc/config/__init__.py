@@ -4,12 +4,20 @@ The sentence under a field is its documentation.
 """
 
 from l2s_hpc.config.base import Config
-from l2s_hpc.config.job import OPERATIONAL, GeneConfig, ModelSource, SearchConfig, SplitsConfig
+from l2s_hpc.config.job import (
+    OPERATIONAL,
+    BudgetConfig,
+    GeneConfig,
+    ModelSource,
+    SearchConfig,
+    SplitsConfig,
+)
 from l2s_hpc.config.load import documented, flatten, load_job, load_site, science, validate
 from l2s_hpc.config.site import SiteConfig
 
 __all__ = [
     "OPERATIONAL",
+    "BudgetConfig",
     "Config",
     "GeneConfig",
     "ModelSource",

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
-from l2s_hpc.cluster.jobs import UNKNOWN_JOB, JobState
+from l2s_hpc.cluster.jobs import NO_ROOM, STUCK_JOB, UNKNOWN_JOB, JobState
+from l2s_hpc.controller.actions import (
+    Abandon,
+    Accept,
+    Action,
+    Adopt,
+    Ask,
+    Close,
+    Complete,
+    End,
+    Fail,
+    Fix,
+    Penalise,
+    Stage,
+    Submit,
+    Tell,
+)
+from l2s_hpc.controller.budget import Budget, duration, spent
 from l2s_hpc.errors import DamageError, IncompleteError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.state import AttemptState, RunState
@@ -13,9 +31,21 @@ from l2s_hpc.store.state import AttemptState, RunState
 MOST_ATTEMPTS = 20
 """Attempts of one candidate that came to nothing; those that somebody interrupted do not count."""
 
+_INTERRUPTIONS = ("interrupted", "orphaned", "cancelled", "not begun")
+"""Failures that say nothing of the candidate."""
 
-_NOBODYS_FAULT = ("PREEMPTED", "NODE_FAIL", "CANCELLED", UNKNOWN_JOB)
+_NOT_THE_NODES = (*_INTERRUPTIONS, "timeout", "merge")
+"""Failures that say nothing of the node."""
+
+MOST_STARTS = 3
+"""Tasks of one candidate that ended before anything of them began; then the search pauses."""
+
+_TAKEN_AWAY = ("PREEMPTED", "CANCELLED", "REVOKED", NO_ROOM)
+_NODE_LOST = ("NODE_FAIL", "BOOT_FAIL", STUCK_JOB, UNKNOWN_JOB)
 """How Slurm may end a job for good without any fault of the candidate."""
+
+AttemptKey = tuple[str, str, int]
+"""(evaluation, candidate, attempt)"""
 
 
 @dataclass(frozen=True)
@@ -31,107 +61,33 @@ class Policy:
     references: Mapping[str, str]
     parents: Mapping[str, str]
     only: tuple[str, tuple[str, ...]] | None = None
+    resubmit_cancelled: int = 0
+    node_faults: int = 3
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What the run directory and the executor show of live attempts.
+    """What the run directory and the executor show of the batches that are not closed.
 
     Attributes:
-        receipts: by (evaluation, candidate, attempt); a damaged one as its error.
+        receipts: of live attempts; a damaged one as its error.
         jobs: the state of each task's job; `ended` only after the grace period.
+        started: live attempts that a node has begun.
         unsubmitted: batches with an intent that nobody submitted any more.
         found: jobs that stand under the name of a batch without a job.
+        lingering: batches without a live attempt, and the jobs of theirs that should be gone by
+            now; none where all are gone.
+        now: the time, in seconds since 1970.
     """
 
-    receipts: Mapping[tuple[str, str, int], Receipt | DamageError]
+    receipts: Mapping[AttemptKey, Receipt | DamageError]
     jobs: Mapping[str, JobState]
+    started: Set[AttemptKey] = frozenset()
     unsubmitted: Sequence[str] = ()
     found: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Adopt:
-    """Record the job that was found under a batch's name."""
-
-    batch: str
-    job: str
-
-
-@dataclass(frozen=True)
-class Abandon:
-    """Give up a batch that was never submitted."""
-
-    batch: str
-
-
-@dataclass(frozen=True)
-class Accept:
-    """Verify an attempt's score table and let it count."""
-
-    attempt: AttemptState
-    receipt: Receipt
-
-
-@dataclass(frozen=True)
-class Fail:
-    """Record that an attempt left no score table; `counted` ones lead to a penalty."""
-
-    attempt: AttemptState
-    kind: str
-    message: str
-    counted: bool
-
-
-@dataclass(frozen=True)
-class Penalise:
-    """Give a candidate up in an evaluation."""
-
-    evaluation: str
-    candidate: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Submit:
-    """Evaluate candidates: (candidate, generation, next attempt)."""
-
-    evaluation: str
-    candidates: tuple[tuple[str, int, int], ...]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Ask the algorithm for this generation."""
-
-    generation: int
-
-
-@dataclass(frozen=True)
-class Tell:
-    """Record a generation's objectives."""
-
-    generation: int
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Go on to the evaluation of this split."""
-
-    evaluation: str
-
-
-@dataclass(frozen=True)
-class Fix:
-    """Fix the final front and the named picks on the selection split."""
-
-
-@dataclass(frozen=True)
-class Complete:
-    """All is done."""
-
-
-Action = Adopt | Abandon | Accept | Fail | Penalise | Submit | Ask | Tell | Stage | Fix | Complete
+    lingering: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    now: float = 0.0
 
 
 def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
@@ -140,14 +96,15 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     What came in is settled first; only then is something new begun.
 
     Raises:
-        IncompleteError: the search must not go on: a parent cannot be evaluated, or too much fails.
+        IncompleteError: the search must not go on: a parent cannot be evaluated, too much fails,
+            or somebody cancelled tasks.
     """
     settled = _settle(state, observed)
     if settled:
         return settled
     wanted = under_way(state, policy)
     if wanted is None:
-        return [] if finished(state, policy) else [_begin(state, policy)]
+        return [] if finished(state, policy) else [_begin(state, policy, observed.now)]
     evaluation, candidates = wanted
     hopeless = _hopeless(state, evaluation, candidates, policy)
     if hopeless:
@@ -155,44 +112,116 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     _check_losses(state, evaluation, candidates, policy)
     missing = _missing(state, evaluation, candidates)
     if missing:
-        return [Submit(evaluation, missing)]
+        return _resubmit(state, evaluation, missing, policy)
     if not state.reopened and all(state.settled(evaluation, c) for c in candidates):
-        return [_conclude(state, evaluation, policy)]
+        return _conclude(state, evaluation, policy)
     return []
 
 
-def finished(state: RunState, policy: Policy) -> bool:
+def finished(state: RunState, policy: Policy, now: float = 0.0) -> bool:
     """Return whether nothing is left to do; a completed run whose generations grew is not."""
-    return state.completed and not _grows(state, policy)
+    return state.completed and not _grows(state, policy, now)
+
+
+def bad_nodes(state: RunState, faults: int) -> list[str]:
+    """Return the nodes on which the last `faults` or more candidates failed, one after another.
+
+    Failures of a candidate that was given up are its own, and say nothing of a node.
+    """
+    return sorted(
+        node
+        for node, attempts in state.outcomes.items()
+        if len(_last_faults(state, attempts)) >= faults
+    )
+
+
+def _last_faults(state: RunState, attempts: Sequence[AttemptState]) -> set[tuple[str, str]]:
+    found: set[tuple[str, str]] = set()
+    for attempt in reversed(attempts):
+        if attempt.outcome in ("accepted", "quarantined"):
+            break
+        key = (attempt.evaluation, attempt.candidate)
+        if attempt.kind not in _NOT_THE_NODES and key not in state.penalised:
+            found.add(key)
+    return found
 
 
 def _settle(state: RunState, observed: Observed) -> list[Action]:
     """Settle batches without a job, and attempts with a receipt or without hope of one."""
     actions: list[Action] = [Adopt(batch, job) for batch, job in (observed.found or {}).items()]
     for attempt in state.live_attempts():
-        action = _outcome(attempt, observed)
+        action = _outcome(state, attempt, observed)
         if action is not None:
             actions.append(action)
-    return actions + [Abandon(batch) for batch in observed.unsubmitted]
+    actions += [Abandon(batch) for batch in observed.unsubmitted]
+    for batch, jobs in observed.lingering.items():
+        if jobs:
+            actions.append(End(batch, tuple(jobs)))
+        elif not state.batches[batch].abandoned:
+            actions.append(Close(batch))
+    return actions
 
 
-def _outcome(attempt: AttemptState, observed: Observed) -> Action | None:
+def _outcome(state: RunState, attempt: AttemptState, observed: Observed) -> Action | None:
     """Judge one live attempt: a receipt first, then what is known of its job."""
-    receipt = observed.receipts.get((attempt.evaluation, attempt.candidate, attempt.attempt))
+    receipt = observed.receipts.get(_key(attempt))
     if isinstance(receipt, DamageError):
         return Fail(attempt, "damaged", receipt.message, counted=False)
-    if receipt is not None and receipt.failure is not None:
-        failure = receipt.failure
-        return Fail(attempt, failure.kind, failure.message, counted=failure.kind != "interrupted")
-    if receipt is not None:
-        return Accept(attempt, receipt)
     job = observed.jobs.get(attempt.task) if attempt.batch not in observed.unsubmitted else None
-    if job is not None and job.state == "ended":
-        message = job.reason or "its job ended without a receipt"
-        return Fail(attempt, "lost", message, counted=job.reason not in _NOBODYS_FAULT)
-    if job is not None and job.state == "orphaned":
-        return Fail(attempt, "orphaned", job.reason, counted=False)
-    return None
+    if receipt is None:
+        return _without_receipt(state, attempt, job, observed.started)
+    if receipt.failure is None:
+        return Accept(attempt, receipt)
+    failure, node, seconds = receipt.failure, receipt.host, duration(receipt)
+    if failure.kind != "interrupted":
+        return Fail(attempt, failure.kind, failure.message, True, node, seconds)
+    # Slurm may start an interrupted task again: it goes on with the same attempt.
+    if job is None or job.state not in ("ended", "orphaned", "stuck"):
+        return None
+    kind, counted = _interrupted(state, attempt, job, receipt.chunks)
+    message = f"{failure.message}; {job.reason}" if job.reason else failure.message
+    return Fail(attempt, kind, message, counted, node, seconds, receipt.chunks)
+
+
+def _interrupted(
+    state: RunState, attempt: AttemptState, job: JobState, chunks: int
+) -> tuple[str, bool]:
+    """Return the kind of an interruption, and whether the candidate is to blame for it."""
+    if job.reason == "CANCELLED" and not state.batches[attempt.batch].stopped:
+        return "cancelled", False
+    if job.reason in ("TIMEOUT", "DEADLINE"):
+        # With the chunks that are kept, the next attempt comes further. Without any it will not.
+        tries = state.attempts[attempt.evaluation, attempt.candidate]
+        return "timeout", chunks <= max(a.chunks for a in tries)
+    return "interrupted", False
+
+
+def _without_receipt(
+    state: RunState, attempt: AttemptState, job: JobState | None, started: Set[AttemptKey]
+) -> Action | None:
+    """Judge an attempt that left no receipt; what never began cannot be to blame."""
+    if job is None or job.state not in ("ended", "orphaned", "stuck"):
+        return None
+    batch = state.batches[attempt.batch]
+    message = job.reason or "its job ended without a receipt"
+    if job.state == "orphaned":
+        return Fail(attempt, "orphaned", message, counted=False)
+    if job.reason == "CANCELLED" and not batch.stopped:
+        return Fail(attempt, "cancelled", "somebody cancelled its task", False, job.node)
+    if job.reason in _TAKEN_AWAY:
+        return Fail(attempt, "interrupted", message, False, job.node)
+    if job.reason in _NODE_LOST:
+        return Fail(attempt, "lost", message, False, job.node)
+    if _key(attempt) in started:
+        return Fail(attempt, "lost", message, True, job.node)
+    siblings = (other for other in batch.live if other.task == attempt.task)
+    if attempt.task in batch.begun or any(_key(other) in started for other in siblings):
+        return Fail(attempt, "interrupted", f"its task ended before its turn: {message}", False)
+    return Fail(attempt, "not begun", message, False, job.node)
+
+
+def _key(attempt: AttemptState) -> AttemptKey:
+    return attempt.evaluation, attempt.candidate, attempt.attempt
 
 
 def under_way(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
@@ -213,25 +242,32 @@ def under_way(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
     return None
 
 
-def _begin(state: RunState, policy: Policy) -> Action:
-    if _grows(state, policy):
+def _begin(state: RunState, policy: Policy, now: float) -> Action:
+    if _grows(state, policy, now):
         return Ask(len(state.generations))
     return Stage("report" if state.front is not None else "selection")
 
 
-def _grows(state: RunState, policy: Policy) -> bool:
+def _grows(state: RunState, policy: Policy, now: float) -> bool:
     """Whether there is another generation to come; after an empty one there is none."""
     exhausted = bool(state.generations) and not state.generations[-1].candidates
     more = len(state.generations) < policy.generations
-    return more and not exhausted and policy.only is None
+    return (
+        more
+        and not exhausted
+        and policy.only is None
+        and (not state.generations or not spent(state, policy.budget, now))
+    )
 
 
-def _conclude(state: RunState, evaluation: str, policy: Policy) -> Action:
-    if policy.only is not None:
-        return Complete()
-    if evaluation == "search":
-        return Tell(len(state.generations) - 1)
-    return Fix() if evaluation == "selection" else Complete()
+def _conclude(state: RunState, evaluation: str, policy: Policy) -> list[Action]:
+    if policy.only is None and evaluation == "search":
+        return [Tell(len(state.generations) - 1)]
+    if policy.only is None and evaluation == "selection":
+        return [Fix()]
+    # No job is left behind: what is under way still, is waited for, and ended if it lingers.
+    waiting = [batch for batch in state.open_batches.values() if not batch.abandoned]
+    return [] if waiting else [Complete()]
 
 
 def _hopeless(
@@ -242,17 +278,75 @@ def _hopeless(
         if state.settled(evaluation, candidate):
             continue
         tries = state.attempts.get((evaluation, candidate), [])
-        counted = [attempt for attempt in tries if attempt.counted]
         if any(attempt.outcome == "live" for attempt in tries):
             continue
-        vain = [a for a in tries if a.kind not in ("", "interrupted", "orphaned")]
-        if len(counted) >= policy.attempts or len(vain) >= MOST_ATTEMPTS:
-            reason = (
-                f"{counted[-1].kind}: {counted[-1].message}" if counted else "too many attempts"
-            )
+        reason = _given_up(tries, policy)
+        if reason:
             _refuse_if_parent(candidate, reason, policy)
             found.append(Penalise(evaluation, candidate, reason))
     return found
+
+
+def _given_up(tries: Sequence[AttemptState], policy: Policy) -> str:
+    """Return why a candidate gets no other attempt; empty if it gets one."""
+    counted = [attempt for attempt in tries if attempt.counted]
+    same = Counter(attempt.kind for attempt in counted)
+    if counted and (max(same.values()) >= policy.attempts or len(counted) >= 2 * policy.attempts):
+        return f"{counted[-1].kind}: {counted[-1].message}"
+    free = (*_INTERRUPTIONS, "timeout")
+    vain = [a for a in tries if a.outcome == "failed" and (a.counted or a.kind not in free)]
+    return "too many attempts came to nothing" if len(vain) >= MOST_ATTEMPTS else ""
+
+
+def _resubmit(
+    state: RunState,
+    evaluation: str,
+    missing: Sequence[tuple[str, int, int]],
+    policy: Policy,
+) -> list[Action]:
+    """Submit what is missing, except what somebody cancelled: that is asked for."""
+    withheld = {m[0] for m in missing if _cancellations(state, evaluation, m[0], policy)}
+    wanted = [m for m in missing if m[0] not in withheld]
+    if wanted:
+        _check_starts(state, evaluation, wanted)
+        return [Submit(evaluation, tuple(wanted), _avoid(state, evaluation, wanted, policy))]
+    if any(True for _ in state.live_attempts()):
+        return []
+    raise IncompleteError(
+        f"somebody cancelled the tasks of {len(withheld)} candidates, and nothing else is to do",
+        hint="send them again with --resubmit-cancelled, or always with "
+        "--set site.resubmit_cancelled=N",
+    )
+
+
+def _check_starts(state: RunState, evaluation: str, wanted: Sequence[tuple[str, int, int]]) -> None:
+    """Pause where tasks end before they begin: then the site is wrong, and no candidate is."""
+    for candidate, _, _ in wanted:
+        tries = state.attempts.get((evaluation, candidate), [])
+        vain = [a for a in tries if a.kind == "not begun" and not a.forgiven]
+        if len(vain) >= MOST_STARTS:
+            raise IncompleteError(
+                f"tasks end before they begin: {vain[-1].message}, task {vain[-1].task}",
+                hint=f"see logs/{vain[-1].batch}, or `l2s doctor --probe`; then the same command",
+            )
+
+
+def _cancellations(state: RunState, evaluation: str, candidate: str, policy: Policy) -> bool:
+    """Whether a candidate was cancelled more often than it is sent again unasked."""
+    tries = state.attempts.get((evaluation, candidate), [])
+    times = sum(a.kind == "cancelled" and not a.forgiven for a in tries)
+    return times > policy.resubmit_cancelled
+
+
+def _avoid(
+    state: RunState, evaluation: str, wanted: Sequence[tuple[str, int, int]], policy: Policy
+) -> tuple[str, ...]:
+    """Return the nodes on which these candidates failed, and those that fail all the time."""
+    nodes = set(bad_nodes(state, policy.node_faults))
+    for candidate, _, _ in wanted:
+        tries = state.attempts.get((evaluation, candidate), [])
+        nodes |= {a.node for a in tries if a.node and a.kind not in _NOT_THE_NODES}
+    return tuple(sorted(nodes))
 
 
 def _refuse_if_parent(candidate: str, reason: str, policy: Policy) -> None:
@@ -288,4 +382,9 @@ def _missing(
         if not live and not state.settled(evaluation, candidate):
             generation = state.first_seen.get(candidate, 0)
             found.append((candidate, generation, len(tries) + 1))
-    return tuple(found)
+    # Who has failed before comes last: it may take its task's other candidates with it.
+    return tuple(sorted(found, key=lambda m: _faults(state, evaluation, m[0])))
+
+
+def _faults(state: RunState, evaluation: str, candidate: str) -> int:
+    return sum(a.counted for a in state.attempts.get((evaluation, candidate), []))

@@ -5,55 +5,105 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 
 from pydantic import ValidationError
 
 from l2s_hpc.cluster.jobs import Executor, JobState
-from l2s_hpc.controller.decide import Observed
+from l2s_hpc.controller.decide import AttemptKey, Observed
 from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.files import process_start, read_json
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.layout import AttemptPaths, RunPaths
 from l2s_hpc.store.state import AttemptState, BatchState, RunState
 
 
 class Observer:
-    """Looks at live attempts; remembers only since when a job seems over, for the grace period."""
+    """Looks at the batches that are not closed.
 
-    def __init__(self, paths: RunPaths, executor: Executor, grace: float) -> None:
+    Attributes:
+        since: when each thing that is given time was first seen, in seconds since 1970. It is all
+            that an observer remembers; another one may go on with it.
+    """
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        executor: Executor,
+        grace: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.since: dict[str, float] = {}
         self._paths = paths
         self._executor = executor
         self._grace = grace
-        self._over_since: dict[str, float] = {}
+        self._clock = clock
+        self._seen: set[str] = set()
 
     def look(self, state: RunState) -> Observed:
-        """Return what is to be seen of the live attempts of a run."""
+        """Return what is to be seen of the open batches of a run."""
+        self._seen = set()
         live = list(state.live_attempts())
         receipts = self._receipts(live)
-        waiting = [a for a in live if (a.evaluation, a.candidate, a.attempt) not in receipts]
-        batches = {name: state.batches[name] for name in sorted({a.batch for a in waiting})}
-        submitted = {name: batch for name, batch in batches.items() if batch.job is not None}
-        jobs = self._patient(self._executor.watch(submitted)) if submitted else {}
+        jobs = self._jobs(state, receipts)
         # A job that ended between the two looks has left its receipt in between.
-        receipts |= self._receipts(waiting)
-        found, unsubmitted = self._without_job(batches)
-        return Observed(receipts, jobs, unsubmitted, found)
+        receipts |= self._receipts(a for a in live if _key(a) not in receipts)
+        found, unsubmitted = self._without_job(state.open_batches)
+        over = [a for a in live if (job := jobs.get(a.task)) and job.state in ("ended", "stuck")]
+        observed = Observed(
+            receipts=receipts,
+            jobs=jobs,
+            started=frozenset(_key(a) for a in over if self._attempt(a).owners()),
+            unsubmitted=unsubmitted,
+            found=found,
+            lingering=self._lingering(state, jobs),
+            now=self._clock(),
+        )
+        self.since = {what: since for what, since in self.since.items() if what in self._seen}
+        return observed
+
+    def _jobs(
+        self, state: RunState, receipts: Mapping[AttemptKey, Receipt | DamageError]
+    ) -> dict[str, JobState]:
+        """Ask the executor, if anything depends on what it says."""
+        asked = {
+            name: batch
+            for name, batch in state.open_batches.items()
+            if (batch.job is not None or batch.abandoned)
+            and (not batch.live or any(_open(a, receipts) for a in batch.live))
+        }
+        if all(batch.abandoned for batch in asked.values()):
+            return {}
+        jobs = self._executor.watch(asked)
+        live = {attempt.task for batch in asked.values() for attempt in batch.live}
+        return {
+            task: self._patient(task, job) if task in live else job for task, job in jobs.items()
+        }
+
+    def _patient(self, task: str, job: JobState) -> JobState:
+        """Hold an end back until the grace period is over: a shared disk shows files late."""
+        if job.state not in ("ended", "stuck") or self._waited(f"task {task}"):
+            return job
+        return JobState("unknown", "over; waiting for its receipt", job.node, job.job)
+
+    def _waited(self, what: str) -> bool:
+        """Return whether something has been so for the grace period."""
+        self._seen.add(what)
+        now = self._clock()
+        return now - self.since.setdefault(what, now) >= self._grace
 
     def _receipts(
         self, attempts: Iterable[AttemptState]
-    ) -> dict[tuple[str, str, int], Receipt | DamageError]:
+    ) -> dict[AttemptKey, Receipt | DamageError]:
         return {
-            (a.evaluation, a.candidate, a.attempt): receipt
-            for a in attempts
-            if (receipt := self._receipt(a)) is not None
+            _key(attempt): receipt
+            for attempt in attempts
+            if (receipt := self._receipt(attempt)) is not None
         }
 
     def _receipt(self, attempt: AttemptState) -> Receipt | DamageError | None:
-        paths = self._paths.attempt(
-            attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt
-        )
+        paths = self._attempt(attempt)
         try:
             receipt = Receipt.model_validate(read_json(paths.receipt))
         except FileNotFoundError:
@@ -65,21 +115,43 @@ class Observer:
         named = (receipt.evaluation, receipt.generation, receipt.candidate, receipt.attempt)
         if named != (attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt):
             return DamageError(f"the receipt of another attempt: {named}", path=paths.receipt)
-        return receipt
+        late = receipt.failure is None and not paths.scores.exists()
+        # A shared disk may show a receipt before the table that was written before it.
+        return None if late and not self._waited(f"table {paths.scores}") else receipt
 
-    def _patient(self, jobs: Mapping[str, JobState]) -> dict[str, JobState]:
-        """Hold back `ended` until the grace period is over: a shared disk shows files late."""
-        now = time.monotonic()
-        found = {}
-        for task, job in jobs.items():
-            if job.state == "ended":
-                since = self._over_since.setdefault(task, now)
-                if now - since < self._grace:
-                    job = JobState("unknown", "over; waiting for its receipt", job.node)
-            else:
-                self._over_since.pop(task, None)
-            found[task] = job
+    def _attempt(self, attempt: AttemptState) -> AttemptPaths:
+        return self._paths.attempt(
+            attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt
+        )
+
+    def _lingering(
+        self, state: RunState, jobs: Mapping[str, JobState]
+    ) -> dict[str, tuple[str, ...]]:
+        """Return the batches without live attempts: with jobs to be ended, or none if all is over.
+
+        A job that has just written its receipt is given the grace period to end by itself. One that
+        was told to end is told again only after another one.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for name, batch in state.open_batches.items():
+            there = [jobs[task] for task in batch.tasks if task in jobs]
+            if batch.live or not there:
+                continue
+            alive = [job for job in there if job.state not in ("ended", "orphaned")]
+            late = batch.abandoned or (bool(alive) and self._waited(f"batch {name}"))
+            needless = [job for job in alive if late or job.state == "stuck"]
+            if not alive:
+                found[name] = ()
+            elif needless and (ends := self._not_told(name, needless)):
+                found[name] = ends
         return found
+
+    def _not_told(self, batch: str, jobs: Iterable[JobState]) -> tuple[str, ...]:
+        told = f"told {batch}"
+        fresh = told not in self.since
+        if self._waited(told):
+            self.since.pop(told)
+        return tuple(sorted({job.job for job in jobs if job.job})) if fresh else ()
 
     def _without_job(
         self, batches: Mapping[str, BatchState]
@@ -87,7 +159,7 @@ class Observer:
         """Look up batches whose submission nobody recorded: the writer died, or is at it."""
         found, unsubmitted = {}, []
         for name, batch in batches.items():
-            if batch.job is not None or self._writer_lives(batch):
+            if batch.job is not None or batch.abandoned or self._writer_lives(batch):
                 continue
             job = self._executor.find(batch)
             if job is not None:
@@ -104,5 +176,21 @@ class Observer:
         entry = batch.entry
         if entry.host == socket.gethostname():
             return entry.pid != os.getpid() and entry.process == process_start(entry.pid)
-        age = datetime.now(UTC) - datetime.fromisoformat(entry.time)
-        return age.total_seconds() < self._grace
+        age = self._clock() - datetime.fromisoformat(entry.time).timestamp()
+        return age < self._grace
+
+
+def _key(attempt: AttemptState) -> AttemptKey:
+    return attempt.evaluation, attempt.candidate, attempt.attempt
+
+
+def _open(attempt: AttemptState, receipts: Mapping[AttemptKey, Receipt | DamageError]) -> bool:
+    """Whether what becomes of an attempt depends on its job."""
+    receipt = receipts.get(_key(attempt))
+    if receipt is None:
+        return True
+    return (
+        isinstance(receipt, Receipt)
+        and receipt.failure is not None
+        and receipt.failure.kind == "interrupted"
+    )

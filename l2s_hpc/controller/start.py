@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from l2s_hpc.config import SearchConfig, SiteConfig, flatten, validate
+from l2s_hpc.config import OPERATIONAL, SearchConfig, SiteConfig, flatten, validate
 from l2s_hpc.controller.executors import check_executor, make_executor
 from l2s_hpc.controller.resolve import Resolved, model_sources, resolve
 from l2s_hpc.controller.step import Controller
@@ -23,9 +23,20 @@ _PACKAGES = ("l2s_hpc", "pymoo", "numpy", "pyarrow", "polars", "submitit", "math
 
 
 def open_controller(
-    config: SearchConfig, site: SiteConfig, folder: Path, command: str
+    config: SearchConfig,
+    site: SiteConfig,
+    folder: Path,
+    command: str,
+    resubmit_cancelled: bool = False,
 ) -> Controller:
     """Begin a run in a folder, or go on with the one that is there.
+
+    Args:
+        config: the job.
+        site: the site.
+        folder: the run directory.
+        command: what the user typed, for the record.
+        resubmit_cancelled: send again what somebody has cancelled until now.
 
     Raises:
         UserError: the job or site is wrong, or the folder holds another search; nothing is written.
@@ -42,7 +53,7 @@ def open_controller(
         info = _create(paths, resolved, command)
     remove_stale_temporaries(folder)
     controller = Controller(paths, info, resolved, make_executor(paths, site))
-    _record_start(controller, info, resolved, command)
+    _record_start(controller, info, resolved, command, resubmit_cancelled)
     return controller
 
 
@@ -118,7 +129,9 @@ def side_by_side(rows: list[tuple[str, str, str]]) -> str:
     )
 
 
-def _record_start(controller: Controller, info: RunInfo, resolved: Resolved, command: str) -> None:
+def _record_start(
+    controller: Controller, info: RunInfo, resolved: Resolved, command: str, resubmit: bool
+) -> None:
     """Journal that a controller starts, on which site, and what differs from the run's first start.
 
     Only operational settings can differ: others were refused.
@@ -126,14 +139,22 @@ def _record_start(controller: Controller, info: RunInfo, resolved: Resolved, com
     if controller.finished:
         return
     site = resolved.site.model_dump(mode="json")
-    given = flatten(resolved.config.model_dump(mode="json")) | flatten(site, "site")
+    config = flatten(resolved.config.model_dump(mode="json"))
+    given = config | flatten(site, "site")
     before = flatten(validate(SearchConfig, info.config).model_dump(mode="json"))
     before |= flatten(validate(SiteConfig, info.site).model_dump(mode="json"), "site")
     changed = [
         {"event": "changed", "key": key, "old": old, "new": new}
         for key, old, new in difference(before, given)
     ]
-    while not controller.record([{"event": "started", "command": command, "site": site}, *changed]):
+    started = {
+        "event": "started",
+        "command": command,
+        "site": site,
+        "operational": {key: config.get(key) for key in OPERATIONAL},
+        "resubmit": resubmit,
+    }
+    while not controller.record([started, *changed]):
         controller.refresh()
 
 

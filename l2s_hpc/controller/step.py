@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from l2s_hpc.analysis.fitness import Measures, measures
 from l2s_hpc.analysis.frames import Frames
 from l2s_hpc.analysis.tradeoff import search_front
-from l2s_hpc.cluster.jobs import Executor, JobState
-from l2s_hpc.controller.choose import choose
-from l2s_hpc.controller.decide import (
+from l2s_hpc.cluster.jobs import Executor, JobState, never_runs
+from l2s_hpc.controller.actions import (
     Abandon,
     Accept,
     Action,
     Adopt,
     Ask,
+    Close,
     Complete,
+    End,
     Fail,
     Fix,
     Penalise,
-    Policy,
     Stage,
     Submit,
     Tell,
-    decide,
-    finished,
 )
+from l2s_hpc.controller.budget import Budget, duration
+from l2s_hpc.controller.choose import choose
+from l2s_hpc.controller.decide import Policy, decide, finished
+from l2s_hpc.controller.heartbeat import Heartbeat
 from l2s_hpc.controller.observe import Observer
 from l2s_hpc.controller.resolve import Resolved
-from l2s_hpc.errors import DamageError, IncompleteError, SubmitError
+from l2s_hpc.controller.submission import Room, intent, make_tasks
+from l2s_hpc.errors import DamageError, IncompleteError, LimitError, SubmitError
 from l2s_hpc.recipes.recipe import make_recipe
-from l2s_hpc.records import CandidateTask, Recipe, Task
+from l2s_hpc.records import Recipe
 from l2s_hpc.search.evolve import Evolution, Generation
 from l2s_hpc.search.objectives import constraints, minimised, objectives, violations
 from l2s_hpc.store.files import link_durably, move_to_quarantine, write_json
@@ -52,7 +56,12 @@ class Controller:
     """
 
     def __init__(
-        self, paths: RunPaths, info: RunInfo, resolved: Resolved, executor: Executor
+        self,
+        paths: RunPaths,
+        info: RunInfo,
+        resolved: Resolved,
+        executor: Executor,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.paths = paths
         self.state = RunState()
@@ -62,7 +71,11 @@ class Controller:
         self._config = resolved.config
         self._executor = executor
         self._journal = Journal(paths.journal)
-        self._observer = Observer(paths, executor, resolved.site.grace_seconds)
+        self._clock = clock
+        self._observer = Observer(paths, executor, resolved.site.grace_seconds, clock)
+        self._room = Room(executor, resolved.site)
+        self._heartbeat = Heartbeat(paths.heartbeat, clock)
+        self._observer.since |= self._heartbeat.remembered()
         self._evolution = Evolution(resolved.config, resolved.space)
         self._objectives = objectives(resolved.config)
         self._constraints = constraints(resolved.config)
@@ -72,13 +85,16 @@ class Controller:
             failures=resolved.config.search.failures,
             references=info.reference_ids(),
             parents=info.parent_ids(),
+            resubmit_cancelled=resolved.site.resubmit_cancelled,
+            node_faults=resolved.site.node_faults,
+            budget=_budget(resolved, info),
         )
         self.refresh()
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return finished(self.state, self.policy)
+        return finished(self.state, self.policy, self._clock())
 
     def step(self) -> bool:
         """Do what is to be done now; return whether there was anything.
@@ -86,14 +102,18 @@ class Controller:
         Raises:
             IncompleteError: the run was stopped, or must not go on; the same command resumes.
             SubmitError: the job was refused; nothing is half recorded.
+            Unreachable: Slurm gives no answer.
         """
         self.refresh()
         if self.state.stopped:
             raise IncompleteError("stopped by `l2s stop`", hint="the same command goes on")
         observed = self._observer.look(self.state)
         self.waiting = _reasons(observed.jobs.values())
-        actions = decide(self.state, observed, self.policy)
-        return self._act(actions)
+        return self._act(decide(self.state, observed, self.policy))
+
+    def beat(self, note: str) -> None:
+        """Tell whoever looks at the run that this controller lives, and what it waits for."""
+        self._heartbeat.beat(note, self._observer.since)
 
     def restrict(self, evaluation: str, candidates: Sequence[str]) -> None:
         """Evaluate these candidates and nothing else, in place of a search."""
@@ -129,7 +149,11 @@ class Controller:
             if isinstance(action, Submit):
                 return self._submit(action)
         events = [event for action in actions if (event := self._event(action)) is not None]
-        return bool(events) and self.record(events)
+        acted = bool(events) and self.record(events)
+        for action in actions:
+            if isinstance(action, End):
+                self._executor.end(action.batch, action.jobs)
+        return acted
 
     def _event(self, action: Action) -> Event | None:
         match action:
@@ -137,6 +161,8 @@ class Controller:
                 return {"event": "submitted", "batch": batch, "job": job}
             case Abandon(batch):
                 return {"event": "abandoned", "batch": batch, "reason": "it was never submitted"}
+            case Close(batch):
+                return {"event": "closed", "batch": batch}
             case Accept():
                 return self._accept(action)
             case Fail():
@@ -169,7 +195,8 @@ class Controller:
             verify_table(source.scores, receipt)
             self._check_receipt(receipt.run, receipt.protocol, receipt.rows, attempt.evaluation)
         except DamageError as error:
-            return self._fail(Fail(attempt, "damaged", str(error), counted=False))
+            node, seconds = receipt.host, duration(receipt)
+            return self._fail(Fail(attempt, "damaged", str(error), False, node, seconds))
         link_durably(source.scores, self.paths.scores(*where))
         link_durably(source.outputs, self.paths.outputs(*where))
         link_durably(source.receipt, self.paths.receipt(*where))
@@ -181,6 +208,8 @@ class Controller:
             "attempt": attempt.attempt,
             "content_sha256": receipt.content_sha256,
             "rows": receipt.rows,
+            "node": receipt.host,
+            "seconds": duration(receipt),
         }
 
     def _check_receipt(self, run: str, protocol: str, rows: int, evaluation: str) -> None:
@@ -206,48 +235,47 @@ class Controller:
             "kind": action.kind,
             "message": action.message,
             "counted": action.counted,
+            "node": action.node,
+            "seconds": action.seconds,
+            "chunks": action.chunks,
         }
 
     def _submit(self, action: Submit) -> bool:
         """Record the intent, submit, record the job: in this order, each durable before the next.
 
-        What does not fit into one batch is missing still, and is submitted in the next step.
+        What does not fit into one batch is missing still, and is submitted in a later step.
         """
         batch = f"l2s-{self._info.id}-{len(self._journal.entries) + 1:06d}"
-        tasks = self._tasks(action, batch)[: self._executor.most_tasks]
+        room = self._room.free(self.state)
+        tasks = make_tasks(action, batch, self._resolved.site, self._recipe)[:room]
+        if not tasks:
+            return False
         for task in tasks:
             write_json(self.paths.task(task.key), task.model_dump(mode="json"))
-        if not self.record([_intent(batch, tasks)]):
+        if not self.record([intent(batch, tasks)]):
             return False
         try:
-            job = self._executor.submit(batch, [task.key for task in tasks])
+            job = self._executor.submit(batch, [task.key for task in tasks], action.avoid)
         except SubmitError as error:
             self.record([{"event": "abandoned", "batch": batch, "reason": error.message}])
-            raise
-        return self.record([{"event": "submitted", "batch": batch, "job": job}])
+            if not isinstance(error, LimitError):
+                raise
+            self.waiting = f"{error.message}; waiting for room"
+            return self._room.refused(len(tasks))
+        self._room.accepted(len(tasks))
+        return self._submitted(batch, job)
 
-    def _tasks(self, action: Submit, batch: str) -> list[Task]:
-        size = self._resolved.site.candidates_per_task
-        number = batch.rpartition("-")[2]
-        candidates = [
-            CandidateTask(
-                evaluation=action.evaluation,
-                generation=generation,
-                candidate=candidate,
-                attempt=attempt,
-                recipe=self._recipe(candidate),
-            )
-            for candidate, generation, attempt in action.candidates
-        ]
-        groups = [candidates[start : start + size] for start in range(0, len(candidates), size)]
-        return [
-            Task(
-                key=f"{action.evaluation}-{number}-{index:04d}",
-                models=self._resolved.site.models,
-                candidates=tuple(group),
-            )
-            for index, group in enumerate(groups)
-        ]
+    def _submitted(self, batch: str, job: str) -> bool:
+        """Record a job; one that another controller has given up meanwhile is ended at once."""
+        while not self.record([{"event": "submitted", "batch": batch, "job": job}]):
+            self.refresh()
+            state = self.state.batches[batch]
+            if state.abandoned:
+                self._executor.cancel({batch: state})
+                return False
+            if state.job is not None:
+                return True
+        return True
 
     def _recipe(self, candidate: str) -> Recipe:
         for recipe in self._info.references.values():
@@ -312,6 +340,15 @@ class Controller:
         return {"event": "fixed", "front": list(chosen.front), "picks": chosen.picks}
 
 
+def _budget(resolved: Resolved, info: RunInfo) -> Budget:
+    return Budget(
+        limits=resolved.config.budget,
+        population=resolved.config.search.population,
+        references=len(set(info.reference_ids().values())),
+        items=tuple((name, len(e.items)) for name, e in resolved.evaluations.items()),
+    )
+
+
 def _reasons(jobs: Iterable[JobState]) -> str:
     """Return why tasks are not running, with how many say so."""
     said = Counter(
@@ -319,20 +356,12 @@ def _reasons(jobs: Iterable[JobState]) -> str:
         for job in jobs
         if job.state in ("pending", "unknown") and job.reason not in ("", "None")
     )
-    return "; ".join(f"{count} tasks {reason}" for reason, count in sorted(said.items()))
+    return "; ".join(
+        f"{count} tasks {reason}{_advice(reason)}" for reason, count in sorted(said.items())
+    )
 
 
-def _intent(batch: str, tasks: Sequence[Task]) -> Event:
-    return {
-        "event": "intent",
-        "batch": batch,
-        "tasks": [
-            {
-                "key": task.key,
-                "candidates": [
-                    [c.evaluation, c.generation, c.candidate, c.attempt] for c in task.candidates
-                ],
-            }
-            for task in tasks
-        ],
-    }
+def _advice(reason: str) -> str:
+    """Return what to do about a task that can never run; empty where it only waits."""
+    advice = never_runs(reason.partition(": ")[2])
+    return f" (will never run: {advice})" if advice else ""

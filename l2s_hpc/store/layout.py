@@ -48,6 +48,16 @@ class AttemptPaths:
     def chunk(self, number: int) -> Path:
         return self.folder / f"chunk-{number:04d}.parquet"
 
+    def owner(self, restart: int) -> Path:
+        """The claim of the job's incarnation after this many restarts."""
+        return self.folder / f"owner-{restart:04d}.json"
+
+    def owners(self) -> list[int]:
+        """Return which incarnations have claimed the attempt, in order; none: nobody began it."""
+        return sorted(
+            int(path.stem.rpartition("-")[2]) for path in self.folder.glob("owner-*.json")
+        )
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -78,8 +88,15 @@ class RunPaths:
     def evaluation(self, name: str) -> Path:
         return self.folder / "evaluations" / f"{safe_name(name)}.json"
 
+    @property
+    def heartbeat(self) -> Path:
+        """What the controller says of itself, for people; no decision but waiting rests on it."""
+        return self.folder / "controller.json"
+
     def task(self, key: str) -> Path:
-        return self.folder / "tasks" / f"{safe_name(key)}.json"
+        """A task's file; a key ends in its batch's number and its index in the batch."""
+        batch = safe_name(key).rpartition("-")[0]
+        return self.folder / "tasks" / batch / f"{key}.json"
 
     def attempt(
         self, evaluation: str, generation: int, candidate: str, attempt: int

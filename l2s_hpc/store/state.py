@@ -6,15 +6,18 @@ Events, each a JSON object with the key `event`:
 - `intent` batch, tasks: about to be submitted under that unique name
 - `submitted` batch, job: the executor took it
 - `abandoned` batch, reason: it was never submitted; its attempts do not count
-- `accepted` evaluation, generation, candidate, attempt, content_sha256, rows
-- `failed` evaluation, candidate, attempt, kind, message, counted
+- `closed` batch: all its attempts are settled, and its jobs are gone
+- `accepted` evaluation, generation, candidate, attempt, content_sha256, rows, node, seconds
+- `failed` evaluation, candidate, attempt, kind, message, counted, node, seconds, chunks
 - `quarantined` evaluation, candidate, reason: an accepted table was damaged and counts no more
 - `penalised` evaluation, candidate, reason
 - `told` generation, objectives, violations
 - `stage` evaluation, candidates: what is evaluated after the search
 - `fixed` front, picks: chosen on the selection split, before the report split is looked at
 - `changed` key, old, new: an operational setting
-- `started` command, site: a controller began or went on; `stopped`: it shall end
+- `started` command, site, operational, resubmit: a controller began or went on; `resubmit`: what
+  somebody cancelled until now is sent again
+- `stopped`: it shall end; jobs under way are cancelled by us
 - `completed`
 """
 
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from l2s_hpc.errors import DamageError
@@ -35,17 +39,31 @@ Key = tuple[str, str]
 
 @dataclass
 class GenerationState:
-    """One generation; objectives and violations are None until it is told."""
+    """One generation; objectives and violations are None until it is told.
+
+    Attributes:
+        asked: when it was asked for. seconds: from then to its being told, 0 until then.
+    """
 
     genomes: tuple[Genome, ...]
     candidates: tuple[str, ...]
     objectives: tuple[tuple[float, ...], ...] | None = None
     violations: tuple[tuple[float, ...], ...] | None = None
+    asked: str = ""
+    seconds: float = 0.0
 
 
 @dataclass
 class AttemptState:
-    """One attempt of a candidate; live until it is accepted, failed or abandoned."""
+    """One attempt of a candidate; live until it is accepted, failed or abandoned.
+
+    Attributes:
+        counted: whether the failure is the candidate's own, and leads to a penalty.
+        node: where it ran, as its receipt or Slurm says; empty if nobody does.
+        seconds: from its start to its end, by its receipt; 0 without one.
+        chunks: chunks that were durable when it ended.
+        forgiven: it was cancelled or could not begin, and the user gave the command again.
+    """
 
     evaluation: str
     generation: int
@@ -57,16 +75,31 @@ class AttemptState:
     kind: str = ""
     message: str = ""
     counted: bool = False
+    node: str = ""
+    seconds: float = 0.0
+    chunks: int = 0
+    forgiven: bool = False
 
 
 @dataclass
 class BatchState:
-    """One submission; `job` is None until the executor took it."""
+    """One submission; `job` is None until the executor took it.
+
+    Attributes:
+        live: its attempts that may still bring a receipt.
+        begun: tasks that left a receipt.
+        stopped: `l2s stop` cancelled its jobs: that was nobody else's will.
+        abandoned: it was given up as never submitted; a job that shows up all the same is ended.
+    """
 
     name: str
     tasks: tuple[str, ...]
     entry: Entry
     job: str | None = None
+    live: list[AttemptState] = field(default_factory=list)
+    begun: set[str] = field(default_factory=set)
+    stopped: bool = False
+    abandoned: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,13 +116,24 @@ class Accepted:
 
 @dataclass
 class RunState:
-    """The state of a run, as far as the journal was read."""
+    """The state of a run, as far as the journal was read.
+
+    Attributes:
+        batches: all submissions by name, in order. open_batches: those that are not closed yet.
+        outcomes: by node, the attempts that ended there, in order.
+        gpu_seconds: seconds of all attempts that left a receipt.
+        site: the site of the last start. operational: its settings that may change.
+        reopened: what was accepted once, was found damaged, and is evaluated again.
+    """
 
     generations: list[GenerationState] = field(default_factory=list)
     accepted: dict[Key, Accepted] = field(default_factory=dict)
     attempts: dict[Key, list[AttemptState]] = field(default_factory=dict)
     penalised: dict[Key, str] = field(default_factory=dict)
     batches: dict[str, BatchState] = field(default_factory=dict)
+    open_batches: dict[str, BatchState] = field(default_factory=dict)
+    outcomes: dict[str, list[AttemptState]] = field(default_factory=dict)
+    gpu_seconds: float = 0.0
     stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     front: tuple[str, ...] | None = None
     picks: dict[str, str] = field(default_factory=dict)
@@ -97,6 +141,7 @@ class RunState:
     completed: bool = False
     stopped: bool = False
     site: dict[str, Any] = field(default_factory=dict)
+    operational: dict[str, Any] = field(default_factory=dict)
     first_seen: dict[str, int] = field(default_factory=dict)
     genomes: dict[str, Genome] = field(default_factory=dict)
     reopened: set[Key] = field(default_factory=set)
@@ -112,7 +157,7 @@ class RunState:
 
     def live_attempts(self) -> Iterable[AttemptState]:
         """Yield attempts that may still bring a receipt."""
-        return (a for tries in self.attempts.values() for a in tries if a.outcome == "live")
+        return (attempt for batch in self.open_batches.values() for attempt in batch.live)
 
     def settled(self, evaluation: str, candidate: str) -> bool:
         """Return whether a candidate needs nothing more in an evaluation."""
@@ -127,7 +172,7 @@ class RunState:
     def _asked(self, event: Event, entry: Entry) -> None:
         genomes = tuple(tuple(genome) for genome in event["genomes"])
         candidates = tuple(event["candidates"])
-        self.generations.append(GenerationState(genomes, candidates))
+        self.generations.append(GenerationState(genomes, candidates, asked=entry.time))
         for genome, candidate in zip(genomes, candidates, strict=True):
             self.first_seen.setdefault(candidate, event["generation"])
             self.genomes.setdefault(candidate, genome)
@@ -136,42 +181,48 @@ class RunState:
 
     def _intent(self, event: Event, entry: Entry) -> None:
         keys = tuple(task["key"] for task in event["tasks"])
-        self.batches[event["batch"]] = BatchState(event["batch"], keys, entry)
+        batch = BatchState(event["batch"], keys, entry)
+        self.batches[batch.name] = self.open_batches[batch.name] = batch
         for task in event["tasks"]:
             for evaluation, generation, candidate, attempt in task["candidates"]:
                 state = AttemptState(
-                    evaluation, generation, candidate, attempt, event["batch"], task["key"]
+                    evaluation, generation, candidate, attempt, batch.name, task["key"]
                 )
                 self.attempts.setdefault((evaluation, candidate), []).append(state)
+                batch.live.append(state)
 
     def _submitted(self, event: Event, entry: Entry) -> None:
         self.batches[event["batch"]].job = event["job"]
 
     def _abandoned(self, event: Event, entry: Entry) -> None:
-        del self.batches[event["batch"]]
-        for attempt in self.live_attempts():
-            if attempt.batch == event["batch"]:
-                attempt.outcome, attempt.message = "abandoned", event["reason"]
+        batch = self.batches[event["batch"]]
+        batch.abandoned = True
+        for attempt in batch.live:
+            attempt.outcome, attempt.message = "abandoned", event["reason"]
+        batch.live = []
+
+    def _closed(self, event: Event, entry: Entry) -> None:
+        self.open_batches.pop(event["batch"], None)
 
     def _accepted(self, event: Event, entry: Entry) -> None:
         fields = {name: event[name] for name in Accepted.__dataclass_fields__}
         key = (event["evaluation"], event["candidate"])
         self.accepted[key] = Accepted(**fields)
         self.reopened.discard(key)
-        self._close(key, event["attempt"], "accepted")
+        self._end(key, event, "accepted")
 
     def _quarantined(self, event: Event, entry: Entry) -> None:
         key = (event["evaluation"], event["candidate"])
         accepted = self.accepted.pop(key)
-        self._close(key, accepted.attempt, "quarantined")
+        self._attempt(key, accepted.attempt).outcome = "quarantined"
         self.reopened.add(key)
         self.completed = False
 
     def _failed(self, event: Event, entry: Entry) -> None:
         key = (event["evaluation"], event["candidate"])
-        attempt = self._close(key, event["attempt"], "failed")
+        attempt = self._end(key, event, "failed")
         attempt.kind, attempt.message = event["kind"], event["message"]
-        attempt.counted = event["counted"]
+        attempt.counted, attempt.chunks = event["counted"], event.get("chunks", 0)
 
     def _penalised(self, event: Event, entry: Entry) -> None:
         key = (event["evaluation"], event["candidate"])
@@ -182,6 +233,8 @@ class RunState:
         generation = self.generations[event["generation"]]
         generation.objectives = tuple(tuple(row) for row in event["objectives"])
         generation.violations = tuple(tuple(row) for row in event["violations"])
+        asked, told = (datetime.fromisoformat(time) for time in (generation.asked, entry.time))
+        generation.seconds = (told - asked).total_seconds()
 
     def _stage(self, event: Event, entry: Entry) -> None:
         self.stages[event["evaluation"]] = tuple(event["candidates"])
@@ -196,14 +249,32 @@ class RunState:
     def _started(self, event: Event, entry: Entry) -> None:
         self.stopped = False
         self.site = event.get("site", self.site)
+        self.operational = event.get("operational", self.operational)
+        forgiven = ("not begun", "cancelled") if event.get("resubmit") else ("not begun",)
+        for attempt in (a for tries in self.attempts.values() for a in tries):
+            attempt.forgiven = attempt.forgiven or attempt.kind in forgiven
 
     def _stopped(self, event: Event, entry: Entry) -> None:
         self.stopped = True
+        for batch in self.open_batches.values():
+            batch.stopped = True
 
-    def _close(self, key: Key, number: int, outcome: str) -> AttemptState:
-        attempt = next(a for a in self.attempts[key] if a.attempt == number)
-        attempt.outcome = outcome
+    def _end(self, key: Key, event: Event, outcome: str) -> AttemptState:
+        """Settle a live attempt; what its receipt said of node and time is added up."""
+        attempt = self._attempt(key, event["attempt"])
+        attempt.outcome, attempt.node = outcome, event.get("node", "")
+        attempt.seconds = event.get("seconds", 0.0)
+        self.gpu_seconds += attempt.seconds
+        batch = self.batches[attempt.batch]
+        batch.live = [other for other in batch.live if other is not attempt]
+        if outcome == "accepted" or attempt.seconds:
+            batch.begun.add(attempt.task)
+        if attempt.node:
+            self.outcomes.setdefault(attempt.node, []).append(attempt)
         return attempt
+
+    def _attempt(self, key: Key, number: int) -> AttemptState:
+        return next(a for a in self.attempts[key] if a.attempt == number)
 
 
 def read_state(paths: RunPaths) -> tuple[RunState, Journal]:

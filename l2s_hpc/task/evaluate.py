@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,11 @@ from l2s_hpc.errors import DamageError
 from l2s_hpc.evaluation.grading import GRADER, Grader
 from l2s_hpc.evaluation.prompts import build
 from l2s_hpc.records import CandidateTask, Evaluation, Failure, Item, Output, Receipt, Verdict
-from l2s_hpc.store.files import read_json, sha256_file, write_json
+from l2s_hpc.store.files import create_json, read_json, sha256_file, write_json
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
 from l2s_hpc.store.scores import OUTPUTS, SCORES, content_sha256, read_table, write_table
 from l2s_hpc.task.engines import Engine
+from l2s_hpc.task.node import job, with_room
 
 
 class Clock:
@@ -38,13 +40,26 @@ class Clock:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 6)
 
 
+class Fenced(BaseException):
+    """Somebody newer works on this candidate: Slurm started the job again, or the controller gave
+    this attempt up. Whatever we wrote now could only do harm."""
+
+
 class Attempt:
     """What one attempt needs, and where it writes."""
 
     def __init__(
-        self, run: str, paths: RunPaths, task: CandidateTask, evaluation: Evaluation
+        self,
+        run: str,
+        paths: RunPaths,
+        task: CandidateTask,
+        evaluation: Evaluation,
+        disk_seconds: float = 0.0,
     ) -> None:
         self.run = run
+        self.chunks = 0
+        self._job = job()
+        self._disk_seconds = disk_seconds
         self.task = task
         self.evaluation = evaluation
         self.paths = paths.attempt(task.evaluation, task.generation, task.candidate, task.attempt)
@@ -53,6 +68,41 @@ class Attempt:
             paths.attempt(task.evaluation, task.generation, task.candidate, attempt)
             for attempt in range(task.attempt, 0, -1)
         ]
+        self._next = paths.attempt(
+            task.evaluation, task.generation, task.candidate, task.attempt + 1
+        )
+
+    def claim(self) -> bool:
+        """Make the attempt ours, durably; False if it is done, or another worker of the job has it.
+
+        Where Slurm starts a job again, the new incarnation takes over what the old one left open.
+        """
+        if self._done() or self._fenced():
+            return False
+        claim = {"job": self._job.id, "host": self._job.host, "pid": os.getpid()}
+        owner = self.paths.owner(self._job.restart)
+        if not with_room(lambda: create_json(owner, claim), self._disk_seconds):
+            return False
+        # It says why the last incarnation ended; if this one dies silently, it is no excuse.
+        self.paths.receipt.unlink(missing_ok=True)
+        return True
+
+    def check_fence(self) -> None:
+        """Raise `Fenced` if somebody newer works on this candidate."""
+        if self._fenced():
+            raise Fenced(f"attempt {self.task.attempt} of {self.task.candidate} is another's now")
+
+    def _fenced(self) -> bool:
+        newest = max(self.paths.owners(), default=-1)
+        return newest > self._job.restart or self._next.folder.exists()
+
+    def _done(self) -> bool:
+        """Whether a receipt is there that says more than that the last incarnation was ended."""
+        try:
+            receipt = Receipt.model_validate(read_json(self.paths.receipt))
+        except (OSError, ValueError, DamageError):
+            return False
+        return receipt.failure is None or receipt.failure.kind != "interrupted"
 
     def complete(self, engine: Engine, grader: Grader) -> Receipt:
         """Evaluate the candidate and leave a score table and its receipt."""
@@ -62,15 +112,22 @@ class Attempt:
             asked = [items[output.benchmark, output.item] for output in outputs]
             verdicts = grader.grade(outputs, asked)
         with self.clock.phase("write"):
-            found = self._write(outputs, asked, verdicts)
-        receipt = self._receipt(engine, **found)
-        write_json(self.paths.receipt, receipt.model_dump(mode="json"))
-        return receipt
+            self.check_fence()
+            found = with_room(lambda: self._write(outputs, asked, verdicts), self._disk_seconds)
+        return self._leave(self._receipt(engine, **found))
 
     def fail(self, failure: Failure, engine: Engine | None) -> Receipt:
         """Leave a receipt that says why there is no score table."""
-        receipt = self._receipt(engine, failure=failure)
-        write_json(self.paths.receipt, receipt.model_dump(mode="json"))
+        return self._leave(self._receipt(engine, failure=failure))
+
+    def _leave(self, receipt: Receipt) -> Receipt:
+        self.check_fence()
+        # Who was told to end has only seconds left.
+        ended = receipt.failure is not None and receipt.failure.kind == "interrupted"
+        with_room(
+            lambda: write_json(self.paths.receipt, receipt.model_dump(mode="json")),
+            0 if ended else self._disk_seconds,
+        )
         return receipt
 
     def _outputs(self, engine: Engine) -> list[Output]:
@@ -81,12 +138,14 @@ class Attempt:
         loaded = False
         outputs: list[Output] = []
         for number, chunk in enumerate(chunks):
+            self.check_fence()
             kept = self._kept(number)
             if kept is None and not loaded:
                 for phase, seconds in engine.load(self.task.recipe).items():
                     self.clock.add(phase, seconds)
                 loaded = True
             outputs += kept if kept is not None else self._generate(engine, number, chunk)
+            self.chunks = number + 1
         return outputs
 
     def _generate(self, engine: Engine, number: int, items: Sequence[Item]) -> list[Output]:
@@ -110,7 +169,7 @@ class Attempt:
             for answer in samples
         ]
         with self.clock.phase("write"):
-            self._keep(number, outputs)
+            with_room(lambda: self._keep(number, outputs), self._disk_seconds)
         return outputs
 
     def _keep(self, number: int, outputs: Sequence[Output]) -> None:
@@ -195,7 +254,10 @@ class Attempt:
                 "candidate": self.task.candidate,
                 "attempt": self.task.attempt,
                 "protocol": self._protocol,
-                "host": platform.node(),
+                "host": self._job.host,
+                "job": self._job.id,
+                "restart": self._job.restart,
+                "chunks": self.chunks,
                 "device": engine.device if engine else "",
                 "versions": versions | {"python": platform.python_version()},
                 "seconds": self.clock.seconds,

@@ -1,8 +1,11 @@
 """The node's entry: `python -m l2s_hpc.task.worker RUN TASK`.
 
-Does the candidates of a task one after another in one warm engine. With `-` as TASK it reads task
-keys from standard input, a line each, and says `done KEY` after each: so a local worker pays for
-its imports once. Truth is in the receipts; nothing that it prints is believed.
+Does the candidates of a task one after another in one warm engine. A task that wants several
+workers gets them from here, one for each GPU: each claims the next candidate that nobody has.
+
+With `-` as TASK it reads task keys from standard input, a line each, and says `done KEY` after
+each: so a local worker pays for its imports once. Truth is in the receipts; nothing that it prints
+is believed.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -27,7 +30,9 @@ from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
 from l2s_hpc.task.engines import Engine, EngineError, MergeError, open_engine
-from l2s_hpc.task.evaluate import Attempt
+from l2s_hpc.task.evaluate import Attempt, Fenced
+from l2s_hpc.task.node import NO_ROOM, NO_ROOM_EXIT
+from l2s_hpc.task.team import run_team
 
 
 class Interrupted(BaseException):
@@ -47,13 +52,16 @@ class Worker:
         self._places: dict[str, str] = {}
 
     def do(self, key: str) -> None:
-        """Do one task; every candidate of it has a receipt afterwards, unless we are killed."""
+        """Do one task; every candidate of it has a receipt afterwards, unless we are killed.
+
+        What is done already, or is done by another worker of the same task, is left out.
+        """
         task = Task.model_validate(read_json(self.paths.task(key)))
         self._places = task.models
         for candidate in task.candidates:
             evaluation = self._evaluation(candidate.evaluation)
-            attempt = Attempt(self.info.id, self.paths, candidate, evaluation)
-            if not attempt.paths.receipt.exists():
+            attempt = Attempt(self.info.id, self.paths, candidate, evaluation, task.disk_seconds)
+            if attempt.claim():
                 self._attempt(attempt)
 
     def close(self) -> None:
@@ -112,8 +120,14 @@ class Worker:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the worker; exit code 0 also after failed candidates, whose receipts say so."""
-    run, key = arguments
+    """Run the worker; exit code 0 also after failed candidates, whose receipts say so.
+
+    Exit code 75 says that there was no room for a receipt, 143 that a signal ended the task.
+    """
+    run, key = arguments[:2]
+    alone = key == "-" or len(arguments) > 2
+    if not alone and (workers := _workers(Path(run), key)) > 1:
+        return run_team([sys.executable, "-m", "l2s_hpc.task.worker", run, key], workers)
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -121,17 +135,32 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if key == "-":
         _end_with_parent()
-    worker = Worker(Path(run))
+    return _work(Path(run), _keys() if key == "-" else [key])
+
+
+def _work(run: Path, keys: Iterable[str]) -> int:
+    worker = Worker(run)
     try:
-        for task in _keys() if key == "-" else [key]:
+        for task in keys:
             worker.do(task)
             print(f"done {task}", flush=True)
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr, flush=True)
         return 143
+    except Fenced as error:
+        print(error, file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"no room for a receipt: {error}", file=sys.stderr, flush=True)
+        return NO_ROOM_EXIT
     finally:
         worker.close()
     return 0
+
+
+def _workers(run: Path, key: str) -> int:
+    return Task.model_validate(read_json(RunPaths(run).task(key))).workers
 
 
 def _keys() -> Iterator[str]:
@@ -159,6 +188,9 @@ def _end_with_parent() -> None:
 
 
 def _failure(error: Exception) -> Failure:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        # A full disk is nobody's fault: the candidate comes again when there is room.
+        return Failure(kind="interrupted", message=f"no room: {error}")
     trace = "" if isinstance(error, L2SError) else traceback.format_exc()[-4000:]
     return Failure(kind=_kind(error), message=f"{type(error).__name__}: {error}", trace=trace)
 

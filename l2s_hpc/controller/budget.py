@@ -1,0 +1,104 @@
+"""What a search may use, and what it has used: pure functions of a run's state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from statistics import median
+
+from l2s_hpc.config import BudgetConfig
+from l2s_hpc.records import Receipt
+from l2s_hpc.store.state import RunState
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits of a search, and what is needed to foresee the cost of its next generation.
+
+    Attributes:
+        limits: as the job file gives them.
+        population: candidates of a generation.
+        references: candidates that selection and report evaluate besides the front.
+        items: items of each evaluation, by its name.
+    """
+
+    limits: BudgetConfig = field(default_factory=BudgetConfig)
+    population: int = 0
+    references: int = 0
+    items: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a search has used.
+
+    Attributes:
+        gpu_hours: of all attempts that left a receipt, failed ones too; one GPU each.
+        candidates: different candidates that the search asked for, references not counted.
+        unknown: attempts that left no receipt; their time is in no sum.
+    """
+
+    gpu_hours: float
+    candidates: int
+    unknown: int
+
+
+def usage(state: RunState) -> Usage:
+    """Return what a run has used until now."""
+    ended = [
+        attempt
+        for tries in state.attempts.values()
+        for attempt in tries
+        if attempt.outcome == "failed" and not attempt.seconds and attempt.kind != "not begun"
+    ]
+    return Usage(state.gpu_seconds / 3600, len(state.genomes), len(ended))
+
+
+def spent(state: RunState, budget: Budget, now: float) -> str:
+    """Return why no other generation fits into the budget; empty if one does.
+
+    Foreseen are: for the next generation, and for selection and report, the mean seconds of an
+    answer until now times the answers; for the deadline, that it lasts as long as they usually do.
+    """
+    limits = budget.limits
+    if limits.max_candidates is not None:
+        known = len(state.genomes)
+        if known + budget.population > limits.max_candidates:
+            return f"{known} candidates, budget.max_candidates = {limits.max_candidates}"
+    if limits.max_gpu_hours is not None:
+        foreseen = (state.gpu_seconds + _foreseen(state, budget)) / 3600
+        if foreseen > limits.max_gpu_hours:
+            return (
+                f"{state.gpu_seconds / 3600:.2f} GPU-hours, and {foreseen:.2f} with another "
+                f"generation, selection and report; budget.max_gpu_hours = {limits.max_gpu_hours:g}"
+            )
+    if limits.deadline is not None and now + _usual_generation(state) > limits.deadline.timestamp():
+        return f"another generation would end after budget.deadline = {limits.deadline}"
+    return ""
+
+
+def duration(receipt: Receipt) -> float:
+    """Return the seconds from an attempt's start to its end, by its receipt; 0 if it says none."""
+    try:
+        start, end = (datetime.fromisoformat(text) for text in (receipt.started, receipt.ended))
+        return max((end - start).total_seconds(), 0.0)
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _foreseen(state: RunState, budget: Budget) -> float:
+    """Return the seconds that another generation, selection and report may need."""
+    items = dict(budget.items)
+    searched = sum(evaluation == "search" for evaluation, _ in state.accepted)
+    if not searched:
+        return 0.0
+    a_candidate = state.gpu_seconds / searched
+    final = items.get("selection", 0) + items.get("report", 0)
+    front = budget.references + budget.population // 2
+    shares = front * final / max(items.get("search", 1), 1)
+    return a_candidate * (budget.population + shares)
+
+
+def _usual_generation(state: RunState) -> float:
+    """Return how many seconds a generation takes: the median, as a pause makes one of them long."""
+    return median(g.seconds for g in state.generations) if state.generations else 0.0

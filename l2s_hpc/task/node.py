@@ -1,0 +1,67 @@
+"""Where a worker runs: the Slurm job that it belongs to, and a disk that may be full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A full disk, a reached quota, and a disk that became read-only."""
+
+NO_ROOM_EXIT = 75
+"""The exit code of a worker that could not even leave a receipt (EX_TEMPFAIL)."""
+
+_LOOK_AGAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Slurm calls this process.
+
+    Attributes:
+        id: such as `123_4`; empty outside Slurm.
+        restart: how often Slurm had started it again.
+        host: the node, by Slurm's name for it.
+    """
+
+    id: str
+    restart: int
+    host: str
+
+
+def job() -> Job:
+    """Return the job of this process."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    identity = f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID", "")
+    return Job(
+        id=identity,
+        restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        host=os.environ.get("SLURMD_NODENAME") or platform.node(),
+    )
+
+
+def with_room(write: Callable[[], T], seconds: float) -> T:
+    """Write; where the disk is full or read-only, try again for so many seconds.
+
+    What is to be written may have cost GPU-hours, and somebody may make room.
+
+    Raises:
+        OSError: there is still no room, or it is another error.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            if error.errno not in NO_ROOM or time.monotonic() >= deadline:
+                raise
+            print(f"no room, waiting: {error}", file=sys.stderr, flush=True)
+            time.sleep(min(_LOOK_AGAIN_SECONDS, max(seconds / 10, 0.1)))
