@@ -68,7 +68,7 @@ class SlurmExecutor:
         try:
             jobs = executor.map_array(launch, runs, list(tasks))
         except FailedJobError as error:
-            raise _refusal(str(error).strip(), self._site) from None
+            raise refusal(str(error).strip(), self._site) from None
         return str(jobs[0].job_id).partition("_")[0]
 
     def find(self, batch: BatchState) -> str | None:
@@ -156,7 +156,7 @@ class SlurmExecutor:
 _VANISHED = JobState("ended", UNKNOWN_JOB)
 
 
-def _refusal(text: str, site: SiteConfig) -> SubmitError | Unreachable:
+def refusal(text: str, site: SiteConfig) -> SubmitError | Unreachable:
     """Return what a failed sbatch means, from the text that it printed."""
     if any(sign in text for sign in _OUTAGES):
         return Unreachable(f"sbatch failed: {text}")

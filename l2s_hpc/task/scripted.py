@@ -2,18 +2,29 @@
 
 Accuracy and length rise with the share of the first model in the recipe, so that a search over it
 has a front to find; which items are right depends on candidate and item alone.
+
+Settings, as `[scripted]` of the site (part of the protocol), or as JSON in the node's environment
+variable `L2S_SCRIPTED` (of the node alone, so that the tables are those of an undisturbed run):
+
+- `delay`: seconds that a candidate takes to load; `chunk_delay`: seconds of each `generate` call
+- `faults`: how a share of the candidates fails, as `{kill = 0.2}`:
+  error, engine, kill, memory, hang
+- `once`: a folder; a candidate whose fault is recorded there does not fail again
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from l2s_hpc.errors import L2SError
 from l2s_hpc.records import Protocol, Recipe
+from l2s_hpc.store.files import create_json
 from l2s_hpc.task.engines import EngineError, Generated
 
 
@@ -30,7 +41,7 @@ class _Words:
 
 
 class ScriptedEngine:
-    """Answers at once, or after `delay` seconds a candidate (a setting of the protocol)."""
+    """Answers at once, or after the delays that are set."""
 
     device = "none"
 
@@ -38,11 +49,13 @@ class ScriptedEngine:
         self.tokenizer = _Words()
         self.versions: Mapping[str, str] = {"scripted": "1"}
         self._protocol = protocol
+        of_node = json.loads(os.environ.get("L2S_SCRIPTED") or "{}")
+        self._settings: Mapping[str, Any] = {**protocol.engine_settings, **of_node}
         self._recipe: Recipe | None = None
 
     def load(self, recipe: Recipe) -> Mapping[str, float]:
         self._recipe = recipe
-        time.sleep(float(self._protocol.engine_settings.get("delay", 0)))
+        time.sleep(float(self._settings.get("delay", 0)))
         self._fault(recipe.candidate)
         return {"merge": 0.0, "load": 0.0}
 
@@ -50,6 +63,7 @@ class ScriptedEngine:
         if self._recipe is None:
             raise EngineError("generate before load")
         recipe = self._recipe
+        time.sleep(float(self._settings.get("chunk_delay", 0)))
         return [
             [
                 self._answer(recipe, bytes(prompt), sample)
@@ -73,11 +87,16 @@ class ScriptedEngine:
         return Generated(sample, 0, text, tokens, "stop")
 
     def _fault(self, candidate: str) -> None:
-        """Fail as the settings say: `faults = {kind: share of the candidates}`."""
-        faults: Mapping[str, float] = self._protocol.engine_settings.get("faults", {})
+        faults: Mapping[str, float] = self._settings.get("faults", {})
         for kind, share in faults.items():
-            if _draw(kind.encode(), candidate.encode()) < share:
+            if _draw(kind.encode(), candidate.encode()) < share and self._again(kind, candidate):
                 _FAULTS[kind](candidate)
+
+    def _again(self, kind: str, candidate: str) -> bool:
+        """Whether a fault is to happen: always, or only the first time."""
+        if "once" not in self._settings:
+            return True
+        return create_json(Path(self._settings["once"]) / f"{kind}-{candidate}.json", {})
 
 
 def _share_of_first(recipe: Recipe) -> float:
@@ -108,4 +127,22 @@ def _die(candidate: str) -> None:
     os.kill(os.getpid(), 9)
 
 
-_FAULTS = {"error": _raise, "engine": _engine, "kill": _die}
+def _fill_memory(candidate: str) -> None:
+    """Take more and more memory, until the node ends this process or refuses it."""
+    blocks = []
+    while True:
+        blocks.append(bytearray(64_000_000))
+        time.sleep(0.05)
+
+
+def _hang(candidate: str) -> None:
+    time.sleep(1e6)
+
+
+_FAULTS = {
+    "error": _raise,
+    "engine": _engine,
+    "kill": _die,
+    "memory": _fill_memory,
+    "hang": _hang,
+}
