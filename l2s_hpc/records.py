@@ -152,11 +152,19 @@ class Verdict:
 
 
 class Failure(Record):
-    """Why an attempt left no score table. `interrupted` is nobody's fault and is not counted."""
+    """Why an attempt left no score table.
 
-    kind: Literal["merge", "engine", "write", "interrupted", "other"]
+    `interrupted` is nobody's fault and is not counted; `timeout` is, where no chunk was finished.
+    """
+
+    kind: Literal["merge", "engine", "write", "interrupted", "timeout", "other"]
     message: str
     trace: str = ""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the attempt goes on if Slurm starts its job again."""
+        return self.kind in ("interrupted", "timeout")
 
 
 class Receipt(Record):

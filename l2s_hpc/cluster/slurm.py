@@ -180,7 +180,7 @@ def _parameters(site: SiteConfig, batch: str, avoid: Sequence[str]) -> dict[str,
     # Slurm takes only one of the two.
     again = {} if "no-requeue" in site.sbatch else {"requeue": True}
     extra = {
-        "signal": f"B:USR2@{_SIGNAL_SECONDS}",
+        "signal": f"B:USR2@{min(_SIGNAL_SECONDS, 15 * site.minutes)}",
         **again,
         **site.sbatch,
         **({"exclude": excluded} if excluded else {}),

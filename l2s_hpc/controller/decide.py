@@ -173,26 +173,27 @@ def _outcome(state: RunState, attempt: AttemptState, observed: Observed) -> Acti
     if receipt.failure is None:
         return Accept(attempt, receipt)
     failure, node, seconds = receipt.failure, receipt.host, duration(receipt)
-    if failure.kind != "interrupted":
+    if not failure.unfinished:
         return Fail(attempt, failure.kind, failure.message, True, node, seconds)
     # Slurm may start an interrupted task again: it goes on with the same attempt.
     if job is None or job.state not in ("ended", "orphaned", "stuck"):
         return None
-    kind, counted = _interrupted(state, attempt, job, receipt.chunks)
+    kind, counted = _interrupted(state, attempt, job, receipt)
     message = f"{failure.message}; {job.reason}" if job.reason else failure.message
     return Fail(attempt, kind, message, counted, node, seconds, receipt.chunks)
 
 
 def _interrupted(
-    state: RunState, attempt: AttemptState, job: JobState, chunks: int
+    state: RunState, attempt: AttemptState, job: JobState, receipt: Receipt
 ) -> tuple[str, bool]:
     """Return the kind of an interruption, and whether the candidate is to blame for it."""
     if job.reason == "CANCELLED" and not state.batches[attempt.batch].stopped:
         return "cancelled", False
-    if job.reason in ("TIMEOUT", "DEADLINE"):
+    told = receipt.failure is not None and receipt.failure.kind == "timeout"
+    if job.reason in ("TIMEOUT", "DEADLINE") or (told and job.reason not in _TAKEN_AWAY):
         # With the chunks that are kept, the next attempt comes further. Without any it will not.
         tries = state.attempts[attempt.evaluation, attempt.candidate]
-        return "timeout", chunks <= max(a.chunks for a in tries)
+        return "timeout", receipt.chunks <= max(a.chunks for a in tries)
     return "interrupted", False
 
 

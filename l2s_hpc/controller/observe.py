@@ -190,7 +190,5 @@ def _open(attempt: AttemptState, receipts: Mapping[AttemptKey, Receipt | DamageE
     if receipt is None:
         return True
     return (
-        isinstance(receipt, Receipt)
-        and receipt.failure is not None
-        and receipt.failure.kind == "interrupted"
+        isinstance(receipt, Receipt) and receipt.failure is not None and receipt.failure.unfinished
     )

@@ -102,7 +102,7 @@ class Attempt:
             receipt = Receipt.model_validate(read_json(self.paths.receipt))
         except (OSError, ValueError, DamageError):
             return False
-        return receipt.failure is None or receipt.failure.kind != "interrupted"
+        return receipt.failure is None or not receipt.failure.unfinished
 
     def complete(self, engine: Engine, grader: Grader) -> Receipt:
         """Evaluate the candidate and leave a score table and its receipt."""
@@ -123,7 +123,7 @@ class Attempt:
     def _leave(self, receipt: Receipt) -> Receipt:
         self.check_fence()
         # Who was told to end has only seconds left.
-        ended = receipt.failure is not None and receipt.failure.kind == "interrupted"
+        ended = receipt.failure is not None and receipt.failure.unfinished
         with_room(
             lambda: write_json(self.paths.receipt, receipt.model_dump(mode="json")),
             0 if ended else self._disk_seconds,

@@ -36,7 +36,13 @@ from l2s_hpc.task.team import run_team
 
 
 class Interrupted(BaseException):
-    """SIGTERM or USR2 came: time limit, preemption, a user's stop, or a dead controller."""
+    """SIGTERM came: preemption, a user's stop, or a dead controller; or USR2: the time limit."""
+
+    def __init__(self, number: int) -> None:
+        name = signal.Signals(number).name
+        near = number == signal.SIGUSR2
+        self.kind: Literal["interrupted", "timeout"] = "timeout" if near else "interrupted"
+        super().__init__(f"{name} received" + (", the time limit is near" if near else ""))
 
 
 class Worker:
@@ -78,7 +84,7 @@ class Worker:
         except Interrupted as error:
             # A signal that comes right after the receipt must not turn success into failure.
             if not attempt.paths.receipt.exists():
-                attempt.fail(Failure(kind="interrupted", message=str(error)), self.engine)
+                attempt.fail(Failure(kind=error.kind, message=str(error)), self.engine)
             raise
         except Exception as error:  # the outermost frame: written down, and the next one goes on
             attempt.fail(_failure(error), self.engine)
@@ -172,7 +178,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     # Once is enough: a second signal must not break the receipt that the first one causes.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    raise Interrupted(f"{signal.Signals(number).name} received")
+    raise Interrupted(number)
 
 
 def _end_with_parent() -> None:
