@@ -86,7 +86,8 @@ class SlurmExecutor:
         return states | self._remembered(vanished) if vanished else states
 
     def end(self, batch: str, jobs: Sequence[str]) -> None:
-        run_slurm(["scancel", "--me", f"--name={batch}", *jobs])
+        # No filter, not even --me: with one, scancel ends all pending elements of the array.
+        run_slurm(["scancel", *jobs])
 
     def cancel(self, batches: Mapping[str, BatchState]) -> None:
         for name in batches:

@@ -10,10 +10,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from l2s_hpc.cluster.jobs import STUCK_JOB, UNKNOWN_JOB, JobState
+from l2s_hpc.cluster.jobs import NO_ROOM, STUCK_JOB, UNKNOWN_JOB, JobState
 from l2s_hpc.errors import Unreachable
 
-_FORMAT = "%j|%F|%K|%T|%N|%r"
+_FIELDS = ("Name", "ArrayJobID", "ArrayTaskID", "State", "exit_code", "NodeList", "Reason")
 _PAST_FORMAT = "JobName,JobID,State,NodeList"
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNNING = {
@@ -25,14 +25,24 @@ _RUNNING = {
     "SIGNALING",
     "STOPPED",
 }
+_ALL = -1
+"""In place of an index: all elements that have no line of their own."""
+
 _STUCK = ("launch failed requeued held", "launch_failed_requeued_held")
+_NO_ROOM_STATUS = 75 << 8
+"""What a worker's exit code 75 is in a wait status, as squeue prints it."""
+
 _TIMEOUT_SECONDS = 60.0
 _PAST_TIMEOUT_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of squeue: a job, or one element of an array."""
+    """One line of squeue: a job, or one element of an array.
+
+    `array` is False for a job that is no array, and for the one line that stands for all elements
+    of an array that were cancelled before they began. `status` is the wait status.
+    """
 
     name: str
     job: str
@@ -41,6 +51,7 @@ class Row:
     node: str
     reason: str
     array: bool = True
+    status: int = 0
 
     @property
     def id(self) -> str:
@@ -54,10 +65,13 @@ def query(names: Sequence[str]) -> list[Row]:
     Raises:
         Unreachable: squeue gave no answer.
     """
+    form = ",".join(f"{field}:|" for field in _FIELDS)
     answer = run_slurm(
-        ["squeue", "--me", "-h", "-r", "-t", "all", f"--name={','.join(names)}", "-o", _FORMAT]
+        ["squeue", "--me", "-h", "-r", "-t", "all", f"--name={','.join(names)}", "-O", form]
     )
-    return [_row(line) for line in answer.splitlines() if line.count("|") >= 5]
+    rows = [_row(line) for line in answer.splitlines() if line.count("|") >= len(_FIELDS)]
+    # What a refused sbatch leaves behind is no job.
+    return [row for row in rows if (row.state, row.reason) != ("FAILED", "BadConstraints")]
 
 
 def query_past(names: Sequence[str], since: str) -> list[Row]:
@@ -86,6 +100,8 @@ def classify(rows: Sequence[Row]) -> JobState:
                 return JobState("stuck", STUCK_JOB, row.node, row.id)
             return JobState("pending", row.reason, job=row.id)
     last = rows[-1]
+    if last.status == _NO_ROOM_STATUS:
+        return JobState("ended", NO_ROOM, last.node)
     # sacct says `CANCELLED by 1000`.
     return JobState("ended", last.state.partition(" ")[0], last.node)
 
@@ -94,9 +110,12 @@ def task_states(tasks: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> dict
     """Return the state of each task; `tasks` holds each job name's task keys by array index."""
     found: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        found.setdefault((row.name, row.index), []).append(row)
+        several = len(tasks.get(row.name, ())) > 1
+        found.setdefault((row.name, row.index if row.array or not several else _ALL), []).append(
+            row
+        )
     return {
-        task: classify(found.get((name, index), []))
+        task: classify(found.get((name, index)) or found.get((name, _ALL), []))
         for name, keys in tasks.items()
         for index, task in enumerate(keys)
     }
@@ -122,10 +141,11 @@ def run_slurm(command: Sequence[str], timeout: float = _TIMEOUT_SECONDS) -> str:
 
 
 def _row(line: str) -> Row:
-    name, job, index, state, node, reason = line.split("|", 5)
+    name, job, index, state, status, node, reason = line.removesuffix("|").split("|", 6)
     # A job that is no array has no index: it is the first and only task.
     element = index.isdigit()
-    return Row(name, job, int(index) if element else 0, state, node, reason, element)
+    wait_status = int(status) if status.isdigit() else 0
+    return Row(name, job, int(index) if element else 0, state, node, reason, element, wait_status)
 
 
 def _past_row(line: str) -> Row:

@@ -48,15 +48,13 @@ class AttemptPaths:
     def chunk(self, number: int) -> Path:
         return self.folder / f"chunk-{number:04d}.parquet"
 
-    def owner(self, restart: int) -> Path:
-        """The claim of the job's incarnation after this many restarts."""
-        return self.folder / f"owner-{restart:04d}.json"
+    def owner(self, number: int) -> Path:
+        """The claim of the process that was the n-th to begin the attempt, from 0."""
+        return self.folder / f"owner-{number:04d}.json"
 
-    def owners(self) -> list[int]:
-        """Return which incarnations have claimed the attempt, in order; none: nobody began it."""
-        return sorted(
-            int(path.stem.rpartition("-")[2]) for path in self.folder.glob("owner-*.json")
-        )
+    def owners(self) -> list[Path]:
+        """Return the claims in order; none: nobody began it."""
+        return sorted(self.folder.glob("owner-*.json"))
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,20 @@ class RunPaths:
     def heartbeat(self) -> Path:
         """What the controller says of itself, for people; no decision but waiting rests on it."""
         return self.folder / "controller.json"
+
+    @property
+    def controller_script(self) -> Path:
+        """What a detached controller is submitted with, again and again."""
+        return self.folder / "controller.sbatch"
+
+    @property
+    def controller_log(self) -> Path:
+        return self.logs / "controller.log"
+
+    @property
+    def news(self) -> Path:
+        """What the user was told last through `site.controller.notify`."""
+        return self.folder / "notified.json"
 
     def task(self, key: str) -> Path:
         """A task's file; a key ends in its batch's number and its index in the batch."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from l2s_hpc.errors import DamageError
 from l2s_hpc.evaluation.grading import GRADER, Grader
@@ -64,6 +65,7 @@ class Attempt:
         self.evaluation = evaluation
         self.paths = paths.attempt(task.evaluation, task.generation, task.candidate, task.attempt)
         self.clock = Clock()
+        self._owner = self.paths.owner(0)
         self._earlier = [
             paths.attempt(task.evaluation, task.generation, task.candidate, attempt)
             for attempt in range(task.attempt, 0, -1)
@@ -73,16 +75,21 @@ class Attempt:
         )
 
     def claim(self) -> bool:
-        """Make the attempt ours, durably; False if it is done, or another worker of the job has it.
+        """Make the attempt ours, durably; False if it is done, given up, or another worker's.
 
-        Where Slurm starts a job again, the new incarnation takes over what the old one left open.
+        Slurm may start a job again, even under the same id and restart count, while an older
+        incarnation still runs. The last one to claim an attempt owns it; the others are fenced.
         """
-        if self._done() or self._fenced():
+        if self._done() or self._next.folder.exists():
             return False
-        claim = {"job": self._job.id, "host": self._job.host, "pid": os.getpid()}
-        owner = self.paths.owner(self._job.restart)
+        owners = self.paths.owners()
+        if owners and self._is_ours(owners[-1]):
+            return False
+        claim = {"job": self._job.key, "host": self._job.host, "pid": os.getpid()}
+        owner = self.paths.owner(len(owners))
         if not with_room(lambda: create_json(owner, claim), self._disk_seconds):
             return False
+        self._owner = owner
         # It says why the last incarnation ended; if this one dies silently, it is no excuse.
         self.paths.receipt.unlink(missing_ok=True)
         return True
@@ -93,8 +100,14 @@ class Attempt:
             raise Fenced(f"attempt {self.task.attempt} of {self.task.candidate} is another's now")
 
     def _fenced(self) -> bool:
-        newest = max(self.paths.owners(), default=-1)
-        return newest > self._job.restart or self._next.folder.exists()
+        return self._next.folder.exists() or self.paths.owners()[-1:] not in ([], [self._owner])
+
+    def _is_ours(self, owner: Path) -> bool:
+        """Whether a claim is that of another worker of this job."""
+        try:
+            return bool(read_json(owner)["job"] == self._job.key)
+        except (DamageError, KeyError, TypeError):
+            return False
 
     def _done(self) -> bool:
         """Whether a receipt is there that says more than that the last incarnation was ended."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import secrets
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,6 +21,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 NO_ROOM_EXIT = 75
 """The exit code of a worker that could not even leave a receipt (EX_TEMPFAIL)."""
 
+TEAM_VARIABLE = "L2S_TEAM"
+"""What the workers of one task know each other by."""
+
 _LOOK_AGAIN_SECONDS = 5.0
 
 
@@ -27,21 +32,25 @@ class Job:
     """What Slurm calls this process.
 
     Attributes:
+        key: unique to one start of one job; the workers of a team share it.
         id: such as `123_4`; empty outside Slurm.
         restart: how often Slurm had started it again.
         host: the node, by Slurm's name for it.
     """
 
+    key: str
     id: str
     restart: int
     host: str
 
 
+@cache
 def job() -> Job:
     """Return the job of this process."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     identity = f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID", "")
     return Job(
+        key=os.environ.get(TEAM_VARIABLE) or secrets.token_hex(8),
         id=identity,
         restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         host=os.environ.get("SLURMD_NODENAME") or platform.node(),

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Sequence
 from types import FrameType
 
+from l2s_hpc.task.node import TEAM_VARIABLE, job
+
 
 def run_team(command: Sequence[str], workers: int) -> int:
     """Run a command once per worker, with its number as last argument, and wait for all.
@@ -18,8 +20,9 @@ def run_team(command: Sequence[str], workers: int) -> int:
         The highest exit code; a worker that a signal killed counts as 128 + its number.
     """
     devices = _devices(workers)
+    ours = os.environ | {TEAM_VARIABLE: job().key}
     processes = [
-        subprocess.Popen([*command, str(n)], env=os.environ | {"CUDA_VISIBLE_DEVICES": device})
+        subprocess.Popen([*command, str(n)], env=ours | {"CUDA_VISIBLE_DEVICES": device})
         for n, device in enumerate(devices)
     ]
 

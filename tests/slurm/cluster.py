@@ -9,8 +9,9 @@ every file below one folder; any number of clusters run side by side.  The fault
 (`kill_node`, `kill_controller`, ...) do to the cluster what a bad night does to a real one.
 
 Needs Debian's munge, slurmctld, slurmd and slurm-client (22.05 or later), as root or as an
-ordinary user.  There is no accounting: `squeue` and `scontrol` forget a job some time after
-`min_job_age`, and `sacct` fails.  If Python itself is killed, its daemons stay.
+ordinary user.  `squeue` and `scontrol` forget a job some time after `min_job_age`; `sacct`, which
+does not, and the limits of a QOS need `accounting=True` and Debian's slurmdbd and mariadb-server.
+If Python itself is killed, its daemons stay.
 """
 
 from __future__ import annotations
@@ -25,19 +26,35 @@ import socket
 import subprocess
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Final
+from typing import Final, Literal
+
+from .accounting import DAEMONS as ACCOUNTING_DAEMONS
+from .accounting import Accounting
+from .processes import (
+    LOOPBACK,
+    POLL,
+    SEARCH_PATH,
+    TERM_GRACE,
+    ClusterError,
+    Daemon,
+    Process,
+    kill,
+    open_files,
+    reserve_port,
+    tail,
+    variables,
+)
+
+__all__ = ["ClusterError", "Job", "Process", "SlurmCluster", "missing_commands"]
 
 COMMANDS: Final = (
     "munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo",
 )  # fmt: skip
-LOOPBACK: Final = "127.0.0.1"
 NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
-POLL: Final = 0.1  # seconds between two looks
-TERM_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 SAVE_DELAY: Final = 6.0  # slurmctld may keep a change in memory for 5 s
 # What `parse_job` reads; the name comes last, for it may hold anything.
 SQUEUE_FIELDS: Final = (
@@ -47,22 +64,22 @@ SQUEUE_FIELDS: Final = (
 CLIENT_PREFIXES: Final = (
     "SLURM", "SBATCH", "SQUEUE", "SCANCEL", "SCONTROL", "SINFO", "SACCT", "SALLOC", "SRUN",
 )  # fmt: skip
-# Debian keeps daemons where an ordinary user's PATH does not look.
-SEARCH_PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+# The kernel's memory limit for jobs; Slurm's folders there are called slurm_<node>.
+CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
-class ClusterError(RuntimeError):
-    """The cluster did not do what was asked; the message carries the evidence."""
-
-
-def missing_commands() -> list[str]:
-    """The commands of Slurm and MUNGE that this machine lacks."""
-    return [name for name in COMMANDS if shutil.which(name, path=SEARCH_PATH) is None]
+def missing_commands(wanted: Sequence[str] = COMMANDS) -> list[str]:
+    """Those commands (default: of Slurm and MUNGE) that this machine lacks."""
+    return [name for name in wanted if shutil.which(name, path=SEARCH_PATH) is None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One row of `squeue -r`: a job, or one element of an array."""
+    """One row of `squeue -r`: a job, or one element of an array.
+
+    Elements that are cancelled before their start leave no row, or, if all that were left are
+    cancelled together, a single row without `index`.
+    """
 
     raw: int  # what Slurm counts; a pending element still has its array's
     array: int  # what sbatch printed
@@ -79,98 +96,10 @@ class Job:
         return str(self.array) if self.index is None else f"{self.array}_{self.index}"
 
 
-@dataclass(frozen=True)
-class Process:
-    """A process, told apart from a later one with the same pid by its kernel start time."""
-
-    pid: int
-    start: int  # clock ticks after boot
-
-    @classmethod
-    def find(cls, pid: int) -> Process | None:
-        """The live process with this pid; a zombie is not alive."""
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-        fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and ")"
-        return None if fields[0] in "ZX" else cls(pid, int(fields[19]))
-
-    def alive(self) -> bool:
-        return Process.find(self.pid) == self
-
-    def send(self, signum: signal.Signals) -> None:
-        if self.alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signum)
-
-
-def kill(processes: Collection[Process]) -> None:
-    """SIGKILL; returns when all are gone."""
-    for process in processes:
-        process.send(signal.SIGKILL)
-    while any(p.alive() for p in processes):  # nobody can refuse, it only takes a moment
-        time.sleep(POLL / 5)
-
-
-class Daemon:
-    """A child process in a session of its own; what it prints is kept in `log`."""
-
-    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
-        program = shutil.which(argv[0], path=SEARCH_PATH)
-        if program is None:
-            raise ClusterError(f"{argv[0]} is not installed")
-        self.name = name
-        self.log = log
-        with log.open("ab") as output:
-            self._child = subprocess.Popen(
-                [program, *argv[1:]],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C in the terminal is for pytest alone
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    def check(self) -> None:
-        """Raises ClusterError, with the end of its log, if the daemon has died."""
-        status = self._child.poll()
-        if status is not None:
-            raise ClusterError(f"{self.name} died, exit {status}:\n{tail(self.log)}")
-
-    def stop(self, *, grace: float = TERM_GRACE) -> None:
-        """SIGTERM, `grace` seconds to comply, SIGKILL; returns when it is gone.  0: no SIGTERM."""
-        if grace:
-            self._child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(grace)
-        self._child.kill()  # no signal if it is gone: until wait() its pid is nobody else's
-        self._child.wait()
-
-
-def tail(log: Path, lines: int = 20) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-
-def reserve_port() -> socket.socket:
-    """A port of 127.0.0.1 that only a daemon of ours gets, for as long as the socket is open.
-
-    The reservation never listens, and it allows address reuse *after* its bind(0): Slurm, which
-    asks for reuse, may listen there, while the kernel gives the port to nobody else's bind(0) or
-    connect(), not even while a killed daemon is away.
-    """
-    reservation = socket.socket()
-    reservation.bind((LOOPBACK, 0))
-    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return reservation
-
-
 class SlurmCluster:
     """A running Slurm, from `with` to the end of the block.
+
+    Jobs go to the partition `main`; those of `urgent` take its nodes away (see `preempt`).
 
     Args:
         folder: for every file of the cluster; created if need be.  Not more than about 70
@@ -178,6 +107,10 @@ class SlurmCluster:
         nodes: number of nodes, named n1, n2, ...
         cpus: CPUs of each node; Slurm believes it, whatever this machine has.
         memory: MiB of each node; counted by the scheduler, not enforced.
+        memory_kill: who ends a job that takes more than its --mem.  "slurm" looks every second, and
+            the job is FAILED, 0:9; "kernel" makes it OUT_OF_MEMORY, see `kernel_kills`; use it on
+            one cluster at a time, for the kernel takes nodes of the same name for one.
+        accounting: a database, so that `sacct` works and `limit_submits` can refuse jobs; 5 s more.
         max_array_size: indices of an array go up to one less.
         min_job_age: seconds for which squeue remembers an ended job (it may be twice as long).
         config: more lines for slurm.conf, "Key=Value"; a key set here replaces the default.
@@ -192,6 +125,8 @@ class SlurmCluster:
         memory: int = 1500,
         max_array_size: int = 1001,
         min_job_age: int = 20,
+        memory_kill: Literal["slurm", "kernel"] | None = None,
+        accounting: bool = False,
         config: Sequence[str] = (),
     ) -> None:
         self.folder = folder.resolve()
@@ -200,6 +135,8 @@ class SlurmCluster:
         self.name = f"test_{zlib.crc32(os.fsencode(self.folder)):08x}"
         self._shape = f"CPUs={cpus} CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory={memory}"
         self._settings = [f"MaxArraySize={max_array_size}", f"MinJobAge={min_job_age}"]
+        self._memory_kill = memory_kill
+        self._accounting = Accounting(self.folder) if accounting else None
         self._extra = tuple(config)
         self._ports: list[socket.socket] = []
         self.daemons: dict[str, Daemon] = {}  # by name, those that ought to be alive
@@ -234,7 +171,11 @@ class SlurmCluster:
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         self._ports = [reserve_port() for _ in range(1 + len(self.nodes))]
         (self.folder / "slurm.conf").write_text(self._slurm_conf(), encoding="utf-8")
+        if self._memory_kill == "kernel":
+            (self.folder / "cgroup.conf").write_text(self._cgroup_conf(), encoding="utf-8")
         self._start_munged()
+        if self._accounting is not None:
+            self._start_database(self._accounting)
         self.start_controller()
         for node in self.nodes:
             self._spawn_node(node)
@@ -246,7 +187,12 @@ class SlurmCluster:
         for name in ["slurmctld", *self.nodes]:
             self._end_daemon(name)
         self._end_work(self.nodes)
-        self._end_daemon("munged")
+        for name in [*ACCOUNTING_DAEMONS, "munged"]:
+            self._end_daemon(name)
+        if self._accounting is not None:
+            self._accounting.close()
+        if self._memory_kill == "kernel":
+            self._remove_control_groups()
         while self._ports:
             self._ports.pop().close()
 
@@ -296,16 +242,52 @@ class SlurmCluster:
             "KillWait=3",
             "ReturnToService=2",
             "MailProg=/bin/true",  # no mailer is no fault here
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=REQUEUE",
             *self._settings,
+            *self._memory_settings(),
         ]
+        if self._accounting is not None:
+            settings += self._accounting.settings()
         replaced = {line.partition("=")[0] for line in self._extra}
         lines = [line for line in settings if line.partition("=")[0] not in replaced]
         lines += [
             f"NodeName={name} NodeHostname={host} NodeAddr={LOOPBACK} Port={port} {self._shape}"
             for name, port in zip(self.nodes, nodes, strict=True)
         ]
-        lines += ["PartitionName=main Nodes=ALL Default=YES MaxTime=2-0 DefMemPerCPU=100"]
+        everywhere = "Nodes=ALL MaxTime=2-0 DefMemPerCPU=100"
+        lines += [
+            f"PartitionName=main {everywhere} Default=YES PriorityTier=10",
+            f"PartitionName=urgent {everywhere} PriorityTier=100 PreemptMode=OFF",
+        ]
         return "\n".join([*lines, *self._extra, ""])
+
+    def _memory_settings(self) -> list[str]:
+        if self._memory_kill == "slurm":
+            gather = "JobAcctGatherType=jobacct_gather/linux"
+            return [gather, "JobAcctGatherFrequency=1", "JobAcctGatherParams=OverMemoryKill"]
+        return ["TaskPlugin=task/cgroup"] if self._memory_kill == "kernel" else []
+
+    def _cgroup_conf(self) -> str:
+        return f"CgroupMountpoint={CGROUPS}\nCgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n"
+
+    def _remove_control_groups(self) -> None:
+        """Slurm leaves folders behind; those that another cluster uses cannot be removed."""
+        for node in self.nodes:
+            top = CGROUPS / "memory" / f"slurm_{node}"
+            for folder in [*sorted(top.rglob("*/"), reverse=True), top]:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+    def _start_database(self, accounting: Accounting) -> None:
+        user = getpass.getuser()
+        accounting.install(self.env)
+        self._spawn("mariadbd", *accounting.database())
+        self.wait(accounting.socket.exists)
+        self.start_accounting()
+        self.sacctmgr("add", "cluster", self.name)
+        self.sacctmgr("add", "account", "test", f"Cluster={self.name}")
+        self.sacctmgr("add", "user", user, "Account=test", "DefaultAccount=test")
 
     def _spawn(self, name: str, *argv: str, env: Mapping[str, str] = NO_VARIABLES) -> None:
         if name in self.daemons:
@@ -363,6 +345,23 @@ class SlurmCluster:
         ours = [row for row in self.jobs() if row.array == job]
         return [row.state for row in sorted(ours, key=lambda row: row.index or 0)]
 
+    def tasks(self, job: int | str) -> list[Process]:
+        """The live processes of a job, an array, or one element such as "123_4"; the oldest first.
+
+        That is the batch shell, unless it has exec'ed its command.  No stepd is among them.  The
+        controller is not asked; it may be dead.
+        """
+        array, _, index = str(job).partition("_")
+        either = [{f"SLURM_JOB_ID={array}"}, {f"SLURM_ARRAY_JOB_ID={array}"}]
+        element = [{f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={index}"}]
+        wanted = [{os.fsencode(mark) for mark in marks} for marks in (element if index else either)]
+        work = [p for p in self.processes() if any(m <= variables(p.pid) for m in wanted)]
+        return sorted(work, key=lambda process: (process.start, process.pid))
+
+    def sacctmgr(self, *argv: str) -> str:
+        """Changes or shows the database of `accounting`."""
+        return self.run("sacctmgr", "--immediate", "--noheader", "--parsable2", *argv).stdout
+
     def node_states(self) -> dict[str, str]:
         """sinfo's word for each node: idle, mixed, drained, ...; `*` at its end: no answer."""
         rows = self.run("sinfo", "--noheader", "--Node", "--format=%N %T").stdout.splitlines()
@@ -395,6 +394,11 @@ class SlurmCluster:
 
         That may be jobs of the last 5 s, although sbatch has confirmed them; those that run go on
         as orphans, and Slurm gives their ids to the next jobs.  See `wait_saved`.
+
+        If it had saved that a job waits, but not that it has started, `start_controller` starts the
+        job once more, with the same id and no restart counted; an orphan that still runs is killed.
+        If the orphan ends shortly before or while that happens, the job is queued for ever,
+        "launch failed requeued held", and the node is drained: see `resume`.
         """
         self._end_daemon("slurmctld", grace=0)
 
@@ -444,6 +448,61 @@ class SlurmCluster:
         """scancel for a job, an array, or one element such as "123_4"."""
         self.run("scancel", str(job))
 
+    def hold(self, job: int | str) -> None:
+        """The job or array element is not started before `release`; it runs on if it runs."""
+        self.run("scontrol", "hold", str(job))
+
+    def release(self, job: int | str) -> None:
+        """Ends `hold`."""
+        self.run("scontrol", "release", str(job))
+
+    def set_time_limit(self, job: int | str, limit: str) -> None:
+        """The limit of a job or array element, in minutes or as Slurm writes it, "1-0" or "2:30".
+
+        Slurm counts whole minutes, so that one which runs lives a minute at least: see `time_out`.
+        """
+        self.run("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+
+    def time_out(self, job: int | str) -> None:
+        """The time of a running job or array element is up: SIGTERM within 30 s, then SIGKILL."""
+        self.run("scontrol", "update", f"JobId={job}", "EndTime=now")
+
+    def preempt(self, *nodes: str) -> int:
+        """An urgent job takes these nodes (default: all) from those of `main`, until `cancel`.
+
+        Returns its id when it runs.  By then the others are queued again, or PREEMPTED for good if
+        they were submitted with --no-requeue.
+        """
+        wanted = nodes or self.nodes
+        place = [f"--nodelist={','.join(wanted)}", f"--nodes={len(wanted)}", "--exclusive"]
+        options = ["--partition=urgent", "--job-name=urgent", "--output=/dev/null", *place]
+        job = self.submit(*options, "--wrap", "exec sleep infinity")
+        self.wait(lambda: self.states(job) == ["RUNNING"])
+        return job
+
+    def stop_accounting(self) -> None:
+        """slurmdbd leaves: sacct fails, and slurmctld goes on and remembers what to tell it."""
+        self._end_daemon("slurmdbd")
+
+    def start_accounting(self) -> None:
+        """Starts slurmdbd, until it answers; slurmctld may need some 10 s more to find it."""
+        if self._accounting is None:
+            raise ClusterError("the cluster was made without accounting=True")
+        self._spawn("slurmdbd", "slurmdbd", "-D", env=self._accounting.variables)
+        ask = ("sacctmgr", "--noheader", "show", "cluster")
+        self.wait(lambda: self.run(*ask, check=False).returncode == 0)
+
+    def limit_submits(self, most: int | None, by: Literal["qos", "user"] = "qos") -> None:
+        """Jobs that a user may have in the queue, array elements counted; None: any number.
+
+        More are refused: sbatch says QOSMaxSubmitJobPerUserLimit or AssocMaxSubmitJobLimit.
+        """
+        number = -1 if most is None else most  # the controller knows it when sacctmgr returns
+        if by == "qos":
+            self.sacctmgr("modify", "qos", "normal", "set", f"MaxSubmitJobsPerUser={number}")
+        else:
+            self.sacctmgr("modify", "user", getpass.getuser(), "set", f"MaxSubmitJobs={number}")
+
     def _started_at(self, node: str) -> float:
         fields = self.run("scontrol", "--oneliner", "show", "node", node).stdout.split()
         stamp = dict(f.partition("=")[::2] for f in fields)["SlurmdStartTime"]
@@ -464,7 +523,7 @@ class SlurmCluster:
     def _works_for(self, pid: int, node: str) -> bool:
         proc = Path("/proc", str(pid))
         with contextlib.suppress(OSError):  # it may end, or be somebody else's
-            if self._marks(node) <= set((proc / "environ").read_bytes().split(b"\0")):
+            if self._marks(node) <= variables(pid):
                 return True
             # A stepd writes its title over its environment, but the log of its node stays open.
             if (proc / "comm").read_text(encoding="utf-8").strip() == "slurmstepd":
@@ -487,13 +546,13 @@ class SlurmCluster:
             kill(frozen)
 
 
+def kernel_kills() -> bool:
+    """Whether `memory_kill="kernel"` can work: Slurm may limit memory by a control group, v1."""
+    limits = CGROUPS / "memory"
+    return (limits / "memory.limit_in_bytes").exists() and os.access(limits, os.W_OK)
+
+
 def parse_job(row: str) -> Job:
     raw, array, index, state, reason, node, restarts, name = row.removesuffix("|").split("|", 7)
     number = int(index) if index.isdecimal() else None
     return Job(int(raw), int(array), number, state, reason, node, int(restarts), name)
-
-
-def open_files(pid: int) -> Iterator[str]:
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed since
-            yield str(entry.readlink())

@@ -1,10 +1,15 @@
 """The test cluster itself: it runs jobs, it breaks as told, and it leaves nothing behind."""
 
+import os
+import signal
+import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from .cluster import ClusterError, Process, SlurmCluster
+from .cluster import ClusterError, Job, Process, SlurmCluster
+from .machine import SmallDisk, on_host
 
 
 def running(slurm: SlurmCluster, job: int) -> bool:
@@ -15,6 +20,17 @@ def running(slurm: SlurmCluster, job: int) -> bool:
 def submit_sleeper(slurm: SlurmCluster, seconds: int, *options: str) -> int:
     script = f"touch $SLURM_JOB_ID.begun; sleep {seconds}"
     return slurm.submit(*options, "--wrap", script)
+
+
+def rows(slurm: SlurmCluster, job: int) -> list[Job]:
+    ours = [row for row in slurm.jobs() if row.array == job]
+    return sorted(ours, key=lambda row: row.index or 0)
+
+
+def exit_code(slurm: SlurmCluster, job: int) -> str:
+    """As Slurm writes it, "code:signal"."""
+    fields = slurm.run("scontrol", "--oneliner", "show", "job", str(job)).stdout.split()
+    return dict(field.partition("=")[::2] for field in fields)["ExitCode"]
 
 
 def test_array_of_three_runs_and_leaves_three_files(slurm: SlurmCluster) -> None:
@@ -97,8 +113,190 @@ def test_requeued_job_keeps_its_id(slurm: SlurmCluster) -> None:
     slurm.wait(lambda: slurm.states(job) == ["CANCELLED"])
 
 
+def test_urgent_job_takes_a_node_away(slurm: SlurmCluster) -> None:
+    waits = submit_sleeper(slurm, 1000, "--nodelist=n2", "--requeue")
+    ends = submit_sleeper(slurm, 1000, "--nodelist=n2", "--no-requeue")
+    slurm.wait(lambda: running(slurm, waits) and running(slurm, ends))
+    urgent = slurm.preempt("n2")
+    assert [row.node for row in rows(slurm, urgent)] == ["n2"]
+    slurm.wait(lambda: slurm.states(waits) + slurm.states(ends) == ["PENDING", "PREEMPTED"])
+    slurm.cancel(urgent)
+    slurm.wait(lambda: slurm.states(waits) == ["RUNNING"])
+    assert [row.restarts for row in rows(slurm, waits)] == [1]
+    slurm.cancel(waits)
+
+
+def test_held_element_waits_and_its_time_can_be_cut(slurm: SlurmCluster) -> None:
+    job = slurm.submit("--array=0-1", "--hold", "--wrap", "exec sleep 1000")
+    slurm.release(f"{job}_1")
+    slurm.wait(lambda: slurm.states(job) == ["PENDING", "RUNNING"])
+    slurm.set_time_limit(f"{job}_0", "7")
+    slurm.set_time_limit(f"{job}_1", "2:30")
+    limits = slurm.run("squeue", "--noheader", f"--jobs={job}", "--format=%K %l").stdout
+    assert set(limits.splitlines()) == {"0 7:00", "1 3:00"}
+    slurm.time_out(f"{job}_1")
+    slurm.wait(lambda: slurm.states(job) == ["PENDING", "TIMEOUT"], timeout=60)
+    assert [row.reason for row in rows(slurm, job)] == ["JobHeldUser", "TimeLimit"]
+    slurm.cancel(job)
+
+
+def test_tasks_of_one_element_are_found(slurm: SlurmCluster) -> None:
+    job = slurm.submit("--array=4-5", "--wrap", "sleep 1000; echo on")
+    other = submit_sleeper(slurm, 1000)
+    slurm.wait(lambda: running(slurm, other))
+    slurm.wait(lambda: len(slurm.tasks(job)) == 4)
+    shell, sleep = slurm.tasks(f"{job}_4")
+    assert (command(shell)[0], command(sleep)) == ("/bin/sh", ["sleep", "1000"])
+    assert not {shell, sleep} & {*slurm.tasks(f"{job}_5"), *slurm.tasks(other)}
+
+    sleep.send(signal.SIGSTOP)
+    slurm.wait(lambda: status(sleep) == "T")
+    assert slurm.states(job) == ["RUNNING"] * 2  # Slurm does not see it
+    sleep.send(signal.SIGKILL)
+    slurm.wait(lambda: slurm.states(job) == ["COMPLETED", "RUNNING"])  # the shell went on
+    for process in slurm.tasks(f"{job}_5"):
+        process.send(signal.SIGKILL)
+    slurm.wait(lambda: slurm.states(job) == ["COMPLETED", "FAILED"])
+    assert slurm.tasks(job) == []
+    slurm.cancel(other)
+
+
+def command(process: Process) -> list[str]:
+    return Path(f"/proc/{process.pid}/cmdline").read_text(encoding="utf-8").split("\0")[:-1]
+
+
+def status(process: Process) -> str:
+    text = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8")
+    return text.rpartition(")")[2].split()[0]
+
+
+def test_start_that_the_dead_controller_had_not_saved_leaves_a_ghost(
+    slurm_installed: None, tmp_path: Path
+) -> None:
+    with SlurmCluster(tmp_path, nodes=2) as slurm:
+        job = slurm.submit("--wrap", "sleep 1; touch well")
+        slurm.wait(lambda: slurm.states(job) == ["RUNNING"])
+        slurm.kill_controller()
+        slurm.wait((slurm.folder / "work" / "well").exists)
+        slurm.wait(lambda: slurm.tasks(job) == [])
+        slurm.start_controller()
+        assert slurm.states(job) == ["PENDING"]
+        slurm.wait(lambda: [r.reason for r in rows(slurm, job)] == ["launch failed requeued held"])
+        assert [row.restarts for row in rows(slurm, job)] == [1]
+        assert slurm.states(job) == ["PENDING"]
+        assert "drained" in slurm.node_states().values()
+
+
+@pytest.mark.parametrize("by", ["qos", "user"])
+def test_accounting_refuses_too_many_jobs(
+    slurm_with_accounting: SlurmCluster, by: Literal["qos", "user"]
+) -> None:
+    slurm = slurm_with_accounting
+    slurm.limit_submits(2, by=by)
+    words = {"qos": "QOSMaxSubmitJobPerUserLimit", "user": "AssocMaxSubmitJobLimit"}
+    with pytest.raises(ClusterError, match=words[by]):
+        slurm.submit("--array=0-2", "--wrap", "true")
+    slurm.limit_submits(None, by=by)
+    slurm.cancel(slurm.submit("--array=0-2", "--hold", "--wrap", "true"))
+
+
+def test_accounting_hears_later_what_it_missed(slurm_with_accounting: SlurmCluster) -> None:
+    slurm = slurm_with_accounting
+    ask = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode")
+    slurm.stop_accounting()
+    job = slurm.submit("--array=0-1", "--wrap", "exit $SLURM_ARRAY_TASK_ID")
+    slurm.wait(lambda: slurm.states(job) == ["COMPLETED", "FAILED"])
+    assert "Connection refused" in slurm.run(*ask, check=False).stderr
+    slurm.start_accounting()
+    told = [f"{job}_0|COMPLETED|0:0", f"{job}_1|FAILED|1:0"]
+    slurm.wait(lambda: slurm.run(*ask, f"--jobs={job}").stdout.splitlines() == told, timeout=60)
+
+
+def test_without_accounting_sacct_fails(slurm: SlurmCluster) -> None:
+    assert "accounting storage is disabled" in slurm.run("sacct", check=False).stderr
+    with pytest.raises(ClusterError, match="accounting=True"):
+        slurm.start_accounting()
+
+
+EATS_400_MB = "import time; eaten = bytearray(400 * 2**20); time.sleep(1000)"
+
+
+def test_slurm_ends_a_job_that_takes_too_much_memory(slurm_installed: None, tmp_path: Path) -> None:
+    with SlurmCluster(tmp_path, nodes=1, memory_kill="slurm") as slurm:
+        job = submit_eater(slurm)
+        slurm.wait(lambda: slurm.states(job) == ["FAILED"])
+        assert [row.reason for row in rows(slurm, job)] == ["JobLaunchFailure"]
+        assert exit_code(slurm, job) == "0:9"
+        log = slurm.folder / "work" / f"slurm-{job}.out"
+        assert "exceeded memory limit" in log.read_text(encoding="utf-8")
+
+
+def test_kernel_ends_a_job_that_takes_too_much_memory(
+    kernel_kills_jobs: None, tmp_path: Path
+) -> None:
+    with SlurmCluster(tmp_path, nodes=1, memory_kill="kernel") as slurm:
+        job = submit_eater(slurm)
+        slurm.wait(lambda: slurm.states(job) == ["OUT_OF_MEMORY"])
+        assert [row.reason for row in rows(slurm, job)] == ["OutOfMemory"]
+        assert exit_code(slurm, job) == "0:125"
+    # Another cluster's n1 may be alive, for the kernel tells them not apart.
+    assert not list(Path("/sys/fs/cgroup/memory").glob(f"slurm_n1/uid_*/job_{job}"))
+
+
+def submit_eater(slurm: SlurmCluster) -> int:
+    return slurm.submit("--mem=200", "--wrap", f'exec {sys.executable} -c "{EATS_400_MB}"')
+
+
+def test_small_disk_gets_full_and_read_only(small_disk: SmallDisk) -> None:
+    file = small_disk.folder / "file"
+    small_disk.fill()
+    assert os.statvfs(small_disk.folder).f_bavail == 0
+    with pytest.raises(OSError, match="No space left on device"):
+        file.write_text("word", encoding="utf-8")
+    small_disk.free()
+    file.write_text("word", encoding="utf-8")
+    small_disk.read_only()
+    with pytest.raises(OSError, match="Read-only file system"):
+        file.write_text("other", encoding="utf-8")
+    small_disk.writable()
+    small_disk.fill()
+    small_disk.fill()
+    assert file.read_text(encoding="utf-8") == "word"
+
+
+def test_small_disk_is_unmounted_although_a_file_is_open(
+    allowed_to_mount: None, tmp_path: Path
+) -> None:
+    with SmallDisk(tmp_path, size="1M"):
+        assert tmp_path.is_mount()
+        file = (tmp_path / "open").open("w", encoding="utf-8")
+    with file:
+        assert not tmp_path.is_mount()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_jobs_see_a_full_disk(slurm: SlurmCluster, small_disk: SmallDisk) -> None:
+    small_disk.fill()
+    job = slurm.submit("--wrap", f"head --bytes=9 /dev/zero > {small_disk.folder}/file")
+    slurm.wait(lambda: slurm.states(job) == ["FAILED"])
+    log = slurm.folder / "work" / f"slurm-{job}.out"
+    assert "No space left on device" in log.read_text(encoding="utf-8")
+
+
+def test_another_login_node_uses_the_same_cluster(
+    slurm: SlurmCluster, allowed_to_mount: None
+) -> None:
+    script = "hostname; sbatch --parsable --hold --job-name=elsewhere --wrap true"
+    host, job = slurm.run(*on_host("login2", ["sh", "-c", script])).stdout.split()
+    assert host == "login2"
+    seen = slurm.run(*on_host("login3", ["squeue", "--me", "--noheader", "--format=%A %j"])).stdout
+    assert f"{job} elsewhere" in seen.splitlines()
+    assert slurm.run("hostname").stdout.strip() == os.uname().nodename != "login2"
+    slurm.cancel(job)
+
+
 def test_options_reach_slurm(slurm_installed: None, tmp_path: Path) -> None:
-    lines = ["PartitionName=urgent Nodes=ALL PriorityTier=100", "KillWait=2"]
+    lines = ["PartitionName=spare Nodes=ALL PriorityTier=100", "KillWait=2"]
     with SlurmCluster(
         tmp_path, nodes=2, cpus=16, memory=64_000, max_array_size=5, min_job_age=33, config=lines
     ) as slurm:
@@ -108,7 +306,7 @@ def test_options_reach_slurm(slurm_installed: None, tmp_path: Path) -> None:
         assert shown["MinJobAge"] == "33 sec"
         assert shown["KillWait"] == "2 sec"
         node = slurm.run("sinfo", "--noheader", "--Node", "--format=%N %c %m %P").stdout
-        assert {"n1 16 64000 main*", "n2 16 64000 urgent"} <= {
+        assert {"n1 16 64000 main*", "n2 16 64000 spare"} <= {
             " ".join(line.split()) for line in node.splitlines()
         }
         with pytest.raises(ClusterError, match="Invalid job array specification"):

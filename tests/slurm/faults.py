@@ -1,0 +1,255 @@
+"""What the fault matrix shares: a mini search on the cluster, disturbed and undisturbed.
+
+Whatever happens, the search ends as the undisturbed one: same genomes, same tables, same front;
+no candidate counts under two attempts, and no job of the run is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from l2s_hpc.errors import DamageError
+from l2s_hpc.store.journal import Journal
+from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import read_run
+from l2s_hpc.store.state import AttemptState, RunState
+from tests.mini import Mini, outcome, state_of, write_mini
+
+from .cluster import Job, SlurmCluster
+
+SITE = """
+name = "test"
+executor = "slurm"
+engine = "scripted"
+memory = "300M"
+minutes = 5
+candidates_per_task = 2
+poll_seconds = 0.3
+grace_seconds = 4
+"""
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A mini job, a cluster and a run directory.
+
+    `env` is what the commands see; `expected` is what the undisturbed search came to.
+    """
+
+    mini: Mini
+    slurm: SlurmCluster
+    run: Path
+    env: Mapping[str, str]
+    expected: Mapping[str, object]
+
+    def seeing(self, env: Mapping[str, str]) -> Lab:
+        """The same lab, whose commands see another environment."""
+        return replace(self, env=env)
+
+    def begin(self, *settings: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """Start the controller; what it prints comes from `end`."""
+        return subprocess.Popen(
+            [*self.mini.command(self.run, *settings), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.env,
+        )
+
+    def finish(self, *settings: str, options: tuple[str, ...] = ()) -> str:
+        """Run the controller to the end, which must be a good one; return what it printed."""
+        return end(self.begin(*settings, options=options))
+
+    def state(self) -> RunState:
+        """Fold the journal; before there is one, an empty state."""
+        return state_of(self.run) if self.run.exists() else RunState()
+
+    def attempts(self) -> list[AttemptState]:
+        return [a for tries in self.state().attempts.values() for a in tries]
+
+    def failures(self) -> list[AttemptState]:
+        return [a for a in self.attempts() if a.outcome == "failed"]
+
+    def jobs(self) -> list[Job]:
+        """The jobs of this run that Slurm knows."""
+        if not (self.run / "run.json").exists():
+            return []
+        mine = f"l2s-{read_run(self.run).id}-"
+        return [job for job in self.slurm.jobs() if job.name.startswith(mine)]
+
+    def wait(self, predicate: Callable[[], object], timeout: float = 60.0) -> None:
+        self.slurm.wait(predicate, timeout)
+
+    def running(self, least: int = 1) -> list[Job]:
+        """Wait until so many tasks of the run are at work on a candidate, and return them."""
+        found: list[Job] = []
+
+        def look() -> bool:
+            live = [a for a in self.state().live_attempts() if self.owned(a)]
+            tasks = {(a.batch, self.index(a)) for a in live}
+            found[:] = [j for j in self.jobs() if j.state == "RUNNING" and _at(j) in tasks]
+            return len(found) >= least
+
+        self.wait(look)
+        return list(found)
+
+    def owned(self, attempt: AttemptState) -> bool:
+        """Whether a node has begun an attempt."""
+        return bool(self.paths(attempt).owners()) and not self.paths(attempt).receipt.exists()
+
+    def paths(self, attempt: AttemptState) -> Any:
+        where = (attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt)
+        return RunPaths(self.run).attempt(*where)
+
+    def index(self, attempt: AttemptState) -> int:
+        return int(attempt.task.rpartition("-")[2])
+
+    def check(self) -> None:
+        """The search came to what the undisturbed one came to, and left nothing behind."""
+        assert outcome(self.run) == self.expected
+        self.check_once()
+        self.check_no_jobs()
+
+    def check_once(self) -> None:
+        """No candidate counts twice, and the journal has no gap."""
+        journal = Journal(RunPaths(self.run).journal)
+        counted: set[tuple[str, str]] = set()
+        for event in (event for entry in journal.refresh() for event in entry.events):
+            key = (event.get("evaluation", ""), event.get("candidate", ""))
+            if event["event"] == "accepted":
+                assert key not in counted, f"{key} counts twice"
+                counted.add(key)
+            if event["event"] == "quarantined":
+                counted.discard(key)
+        assert len(list(RunPaths(self.run).journal.glob("*/*.json"))) == len(journal.entries)
+
+    def check_no_jobs(self) -> None:
+        left = [job for job in self.jobs() if job.state not in (*OVER, "COMPLETING")]
+        assert not left, left
+
+
+def _at(job: Job) -> tuple[str, int]:
+    return job.name, job.index or 0
+
+
+def end(controller: subprocess.Popen[str], code: int = 0, timeout: float = 240) -> str:
+    """Wait for a controller and return what it printed; its exit code must be this one."""
+    try:
+        text, _ = controller.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        controller.kill()
+        text, _ = controller.communicate()
+        raise AssertionError(f"the controller does not end:\n{text}") from None
+    assert controller.returncode == code, text
+    return text
+
+
+def kill(controller: subprocess.Popen[str]) -> None:
+    """kill -9, as a login node does that is restarted."""
+    controller.send_signal(signal.SIGKILL)
+    controller.communicate()
+
+
+def make_lab(
+    slurm: SlurmCluster,
+    folder: Path,
+    site: str = SITE,
+    node: Mapping[str, Any] | None = None,
+    run: Path | None = None,
+) -> Lab:
+    """Write a mini job; `node` holds settings of the scripted engine that are the nodes' alone."""
+    folder.mkdir(exist_ok=True)
+    if node:
+        quoted = json.dumps(f"export L2S_SCRIPTED='{json.dumps(node)}'")
+        site += f"setup = [{quoted}]\n"
+    mini = write_mini(folder, site=site)
+    return Lab(mini, slurm, run or folder / "run", slurm.env, expected_outcome(folder, mini))
+
+
+_EXPECTED: dict[str, Mapping[str, object]] = {}
+
+
+def expected_outcome(folder: Path, mini: Mini) -> Mapping[str, object]:
+    """Run the undisturbed search once for each job, on this machine alone."""
+    job = mini.job.read_text(encoding="utf-8")
+    if job not in _EXPECTED:
+        place = folder / "undisturbed"
+        place.mkdir()
+        local = write_mini(place)
+        local.job.write_text(job, encoding="utf-8")
+        local.run(place / "run")
+        _EXPECTED[job] = outcome(place / "run")
+        assert _EXPECTED[job]["completed"]
+    return _EXPECTED[job]
+
+
+@contextlib.contextmanager
+def ended(*controllers: subprocess.Popen[str]) -> Iterator[None]:
+    """Whatever a test does: its controllers do not outlive it."""
+    try:
+        yield
+    finally:
+        for controller in controllers:
+            if controller.poll() is None:
+                controller.send_signal(signal.SIGCONT)
+                controller.kill()
+                controller.communicate()
+
+
+def put_first(folder: Path, command: str, script: str, env: Mapping[str, str]) -> dict[str, str]:
+    """Put a shell script in place of a Slurm command; `$REAL` in it is the real one."""
+    folder.mkdir(exist_ok=True)
+    real = next(
+        Path(place) / command
+        for place in env["PATH"].split(os.pathsep)
+        if (Path(place) / command).exists() and Path(place) != folder
+    )
+    path = folder / command
+    path.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return {**env, "PATH": f"{folder}{os.pathsep}{env['PATH']}"}
+
+
+def l2s(*arguments: str, env: Mapping[str, str], code: int = 0) -> str:
+    """Run another command of ours, which must end with this exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "l2s_hpc.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=env,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def refused(folder: Path, site: str, env: Mapping[str, str], words: str) -> None:
+    """A new run with this site ends with exit code 2 and these words, and writes nothing."""
+    mini = write_mini(folder, site=site)
+    done = subprocess.run(
+        mini.command(folder / "run"), capture_output=True, text=True, check=False, env=dict(env)
+    )
+    assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
+    assert not (folder / "run").exists()
+
+
+def sealed_chunks(lab: Lab) -> int:
+    """How many chunks are durable in attempts that have no receipt yet."""
+    with contextlib.suppress(DamageError):
+        return sum(
+            len(list(lab.paths(a).folder.glob("chunk-*.json")))
+            for a in lab.state().live_attempts()
+            if not lab.paths(a).receipt.exists()
+        )
+    return 0
