@@ -19,8 +19,10 @@ demo: $(VENV)/.all
 	$(BIN)/l2s run toy --run results/demo
 	$(BIN)/l2s report results/demo --svg results/demo/front.svg
 
+# The fast ones first. The others wait for Slurm most of the time, so three of them share two cores.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 3 tests/contract tests/crash tests/slurm
 
 fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/unit -m "not slow"

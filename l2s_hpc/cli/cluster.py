@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from l2s_hpc.cli.output import print_json, print_pairs, print_table, stdout
+from l2s_hpc.cli.output import plain, print_json, print_pairs, stderr, stdout
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SITE = Annotated[
@@ -58,6 +60,13 @@ def doctor(
     folder: Annotated[Path, typer.Option("--run", help="Where runs are to be kept.")] = Path(
         "results"
     ),
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Send one small job too, and look at a node through it."),
+    ] = False,
+    wait: Annotated[
+        float, typer.Option("--wait", help="Seconds to wait for the probe job, queue included.")
+    ] = 600,
     settings: SETTINGS = None,
     as_json: JSON = False,
 ) -> None:
@@ -65,16 +74,48 @@ def doctor(
     from l2s_hpc.config import load_site
     from l2s_hpc.controller.resolve import find_site, load
     from l2s_hpc.doctor import examine
+    from l2s_hpc.errors import IncompleteError
 
     if job is None:
         of_site = [s.removeprefix("site.") for s in settings or ()]
         config, chosen = None, load_site(find_site(site), of_site)
     else:
         config, chosen = load(job, site, settings or [])
-    rows = [check.row() for check in examine(config, chosen, folder)]
+    limit = wait if probe else None
+    # A closed terminal ends the probe job as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        rows = [check.row() for check in examine(config, chosen, folder, limit, _say)]
+    except KeyboardInterrupt:
+        raise IncompleteError("interrupted; the probe job is ended") from None
     if as_json:
         print_json(rows)
     else:
-        print_table(rows, f"site {chosen.name}")
+        _show(rows, f"site {chosen.name}")
     if any(row["result"] == "failure" for row in rows):
         raise typer.Exit(3)
+
+
+def _say(line: str) -> None:
+    """Say what is waited for: on a line of its own, beside what is printed in the end."""
+    stderr.print(Text(line))
+
+
+_COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
+
+
+def _show(rows: list[dict[str, Any]], title: str) -> None:
+    """Print a line for each check, and below it what to do where there is something to do."""
+    width = max(len(row["name"]) for row in rows)
+    stdout.print(Text(title, style="bold"))
+    for row in rows:
+        mark = Text(f"{row['result']:8}", style=_COLOURS[row["result"]])
+        stdout.print(Text(f"  {row['name']:{width}}  ") + mark + Text(plain(row["found"])))
+        if row["remedy"]:
+            stdout.print(Text(f"  {'':{width}}  -> {plain(row['remedy'])}"))
+    results = [row["result"] for row in rows]
+    stdout.print(
+        f"{len(rows)} checks: {results.count('failure')} failures, "
+        f"{results.count('warning')} warnings"
+    )

@@ -6,7 +6,6 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import submitit
@@ -34,6 +33,22 @@ _LIMITS = ("SubmitJob", "MaxSubmit", "GrpSubmit", "MaxJobs", "GrpJobs", "MaxJobC
 
 _NO_SUCH_NODES = ("Requested node configuration is not available", "Invalid node name specified")
 _ACCOUNTING_PAUSE = 60.0
+_MOST_IDS = 500
+
+
+class _Executor(submitit.SlurmExecutor):  # type: ignore[misc]
+    """submitit's, whose jobs start the worker by name.
+
+    submitit's own jobs look for a pickle that is renamed after sbatch: where we die or lose the
+    reply in between, they find none. Ours need nothing that is written after sbatch, and nodes
+    unpickle nothing.
+    """
+
+    command = ""
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return self.command
 
 
 class SlurmExecutor:
@@ -63,7 +78,7 @@ class SlurmExecutor:
         return self._submit(batch, tasks, ())
 
     def _submit(self, batch: str, tasks: Sequence[str], avoid: Sequence[str]) -> str:
-        executor = self._submitit(batch, avoid)
+        executor = self._submitit(batch, tasks[0].rpartition("-")[0], avoid)
         runs = [str(self._paths.folder.resolve())] * len(tasks)
         try:
             jobs = executor.map_array(launch, runs, list(tasks))
@@ -81,7 +96,7 @@ class SlurmExecutor:
         vanished = {
             name: batch
             for name, batch in batches.items()
-            if any(states[task] == _VANISHED for task in batch.tasks)
+            if batch.live and any(states[task] == _VANISHED for task in batch.tasks)
         }
         return states | self._remembered(vanished) if vanished else states
 
@@ -90,8 +105,10 @@ class SlurmExecutor:
         run_slurm(["scancel", *jobs])
 
     def cancel(self, batches: Mapping[str, BatchState]) -> None:
-        for name in batches:
-            run_slurm(["scancel", "--me", f"--name={name}"])
+        rows = query(list(batches)) if batches else []
+        alive = sorted({row.job for row in rows if row.alive})
+        for start in range(0, len(alive), _MOST_IDS):
+            run_slurm(["scancel", *alive[start : start + _MOST_IDS]])
 
     def close(self) -> None:
         """Jobs of a cluster go on without us."""
@@ -129,29 +146,27 @@ class SlurmExecutor:
 
     def preview(self, batch: str, tasks: int) -> str:
         """Return the sbatch text of a batch of this many tasks, as submitit writes it."""
-        executor = self._submitit(batch, folder=Path("/tmp"))  # submitit wants one that exists
-        command = f"{self._python} -u -m submitit.core._submit LOGS"
         with_array = {"map_count": tasks} if tasks > 1 else {}
         return str(
             submitit.slurm.slurm._make_sbatch_string(
-                command=f"exec {command}",
-                folder=self._paths.logs / batch,
-                **{**executor.parameters, **with_array},
+                command=self._command("TASKS"),
+                folder=(self._paths.logs / batch).resolve(),
+                **_parameters(self._site, batch, ()),
+                **with_array,
             )
         )
 
-    @property
-    def _python(self) -> str:
-        """The interpreter's command, quoted word by word."""
-        return shlex.join(python_command(self._site))
-
-    def _submitit(self, batch: str, avoid: Sequence[str] = (), folder: Path | None = None) -> Any:
-        executor = submitit.SlurmExecutor(
-            folder=folder or (self._paths.logs / batch).resolve(),
-            python=f"exec {self._python}",
-        )
+    def _submitit(self, batch: str, tasks: str, avoid: Sequence[str]) -> _Executor:
+        executor = _Executor(folder=(self._paths.logs / batch).resolve())
         executor.update_parameters(**_parameters(self._site, batch, avoid))
+        executor.command = self._command(tasks)
         return executor
+
+    def _command(self, tasks: str) -> str:
+        run = str(self._paths.folder.resolve())
+        # -P: a file in the folder that the user submits from must not pass for a module.
+        words = [*python_command(self._site), "-uPm", "l2s_hpc.cluster.launch", run, tasks]
+        return f"exec {shlex.join(words)}"
 
 
 _VANISHED = JobState("ended", UNKNOWN_JOB)

@@ -54,6 +54,11 @@ class Row:
     status: int = 0
 
     @property
+    def alive(self) -> bool:
+        """Whether it runs, or may run."""
+        return self.state in _RUNNING or self.state in _PENDING
+
+    @property
     def id(self) -> str:
         """What scancel takes: `123_4`, or `123` where the job is no array."""
         return f"{self.job}_{self.index}" if self.array else self.job

@@ -69,17 +69,25 @@ class Observer:
         """Ask the executor, if anything depends on what it says."""
         asked = {
             name: batch
-            for name, batch in state.open_batches.items()
+            for name, batch in self._watched(state).items()
             if (batch.job is not None or batch.abandoned)
             and (not batch.live or any(_open(a, receipts) for a in batch.live))
         }
-        if all(batch.abandoned for batch in asked.values()):
+        if not state.open_batches or all(batch.abandoned for batch in asked.values()):
             return {}
         jobs = self._executor.watch(asked)
         live = {attempt.task for batch in asked.values() for attempt in batch.live}
         return {
             task: self._patient(task, job) if task in live else job for task, job in jobs.items()
         }
+
+    def _watched(self, state: RunState) -> dict[str, BatchState]:
+        """Return the open batches; between two evaluations all of them, for ghosts may come late.
+
+        A slurmctld that was killed and restarted may start again what it had called completed.
+        """
+        between = not any(batch.live for batch in state.open_batches.values())
+        return state.batches if between else state.open_batches
 
     def _patient(self, task: str, job: JobState) -> JobState:
         """Hold an end back until the grace period is over: a shared disk shows files late."""
@@ -133,14 +141,14 @@ class Observer:
         was told to end is told again only after another one.
         """
         found: dict[str, tuple[str, ...]] = {}
-        for name, batch in state.open_batches.items():
+        for name, batch in self._watched(state).items():
             there = [jobs[task] for task in batch.tasks if task in jobs]
             if batch.live or not there:
                 continue
             alive = [job for job in there if job.state not in ("ended", "orphaned")]
             late = batch.abandoned or (bool(alive) and self._waited(f"batch {name}"))
             needless = [job for job in alive if late or job.state == "stuck"]
-            if not alive:
+            if not alive and name in state.open_batches:
                 found[name] = ()
             elif needless and (ends := self._not_told(name, needless)):
                 found[name] = ends

@@ -3,61 +3,65 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
-from l2s_hpc.config import SearchConfig
+from l2s_hpc.cluster.resources import allocation_notes, gpus_of
+from l2s_hpc.config import SiteConfig
+from l2s_hpc.controller.forecast import (
+    Counts,
+    Forecast,
+    Speed,
+    at_once,
+    first_generation,
+    forecast,
+    speed_from,
+    stage,
+    within_budget,
+)
 from l2s_hpc.controller.resolve import Resolved
-from l2s_hpc.recipes.genes import base_name, space
+from l2s_hpc.errors import Unreachable, UserError
+from l2s_hpc.recipes.genes import base_name
 from l2s_hpc.recipes.methods import method
-from l2s_hpc.recipes.recipe import make_recipe
-from l2s_hpc.search.evolve import Evolution
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.recipes.models import merged_tensors
+from l2s_hpc.store.layout import RunPaths, safe_name
 
 _BYTES_PER_TOKEN = 1.3
 """Stored bytes per generated token, outputs and scores together, measured on the toy family."""
 
+_BYTES_PER_PARAMETER = 2
+_RESERVE = 0.2
+"""Share of a GPU that is left for activations and the cache of keys and values."""
+
+_LARGE_GB = 16
+
 
 def plan(resolved: Resolved, paths: RunPaths) -> dict[str, Any]:
-    """Return what a run would do: models, genes, items, first generation, tasks, sizes.
+    """Return what a run would do: models, genes, items, first generation, tasks, cost.
 
-    GPU-hours are `None`: nobody has measured this job yet (`l2s run --smoke` does).
+    GPU-hours come from receipts of the run directory, or of its smoke tests; they are `None` where
+    nobody has measured this protocol.
+
+    Raises:
+        UserError: the search cannot run like this: a model that needs several GPUs, a name that
+            cannot be a folder's.
     """
     config, site = resolved.config, resolved.site
-    genomes = Evolution(config, resolved.space).ask([])
-    recipes = [make_recipe(config, resolved.space, g, resolved.identities) for g in genomes]
-    references = {recipe.candidate for recipe in resolved.references.values()}
-    first = references | {recipe.candidate for recipe in recipes}
-    later = (config.search.generations - 1) * config.search.population
-    items = {name: len(e.items) for name, e in resolved.evaluations.items()}
-    answers = (len(first) + later) * items["search"] * config.protocol.samples
-    tasks = math.ceil(len(first) / site.candidates_per_task)
+    safe_name(config.name)
+    weights = check_memory(resolved)
+    first = first_generation(resolved)
+    counts = first.counts
+    speed = speed_from(paths.folder, resolved.evaluations["search"].protocol.hash)
+    cost = None if speed is None else forecast(resolved, counts, speed)
+    answers = _answers(resolved, counts)
     return {
         "job": config.name,
         "site": site.name,
         "method": config.merge.method,
         "tested": method(config.merge.method).tested,
-        "models": [
-            {
-                "name": name,
-                "role": "base" if name == base_name(config) else "parent",
-                "folder": str(model.folder),
-                "parameters": model.parameters,
-                "tied_head": model.tied,
-                "context": model.config.get("max_position_embeddings"),
-                "identity": model.identity,
-            }
-            for name, model in resolved.models.items()
-        ],
-        "genes": [
-            {
-                "gene": gene.name,
-                "low": gene.low,
-                "high": gene.high,
-                "step": gene.step,
-                "frozen": resolved.space.frozen.get(gene.name),
-            }
-            for gene in resolved.space.genes
-        ],
+        "models": _models(resolved),
+        "merged_weights_gb": round(weights, 3),
+        "genes": _genes(resolved),
         "liveness": resolved.liveness,
         "objectives": list(config.objectives),
         "constraints": list(config.constraints),
@@ -65,25 +69,82 @@ def plan(resolved: Resolved, paths: RunPaths) -> dict[str, Any]:
         "protocol": resolved.evaluations["search"].protocol.model_dump(mode="json"),
         "first_generation": [
             {"candidate": recipe.candidate, "genome": list(genome)}
-            for recipe, genome in zip(recipes, genomes, strict=True)
+            for recipe, genome in zip(first.recipes, first.genomes, strict=True)
         ],
         "references": {label: r.candidate for label, r in resolved.references.items()},
-        "candidates": len(first) + later,
-        "tasks_of_first_generation": tasks,
-        "answers_of_search": answers,
-        "largest_output_bytes": int(answers * config.protocol.max_tokens * _BYTES_PER_TOKEN),
-        "gpu_hours": None,
-        "notes": _notes(config, resolved),
-        "sbatch": _sbatch(resolved, paths, tasks),
+        "candidates": counts.search,
+        "candidates_after_search": counts.final,
+        "answers": answers,
+        "largest_output_bytes": int(
+            sum(answers.values()) * config.protocol.max_tokens * _BYTES_PER_TOKEN
+        ),
+        "tasks_of_first_generation": stage(counts.first, 0, site).tasks,
+        "tasks": _tasks(site, counts),
+        "gpu_hours": None if cost is None else round(cost.total, 3),
+        "cost": _cost(cost, speed),
+        "budget": within_budget(config, counts, cost),
+        "notes": [*_notes(resolved, weights), *_time_notes(site, cost)],
+        "sbatch": _sbatch(resolved, paths, stage(counts.first, 0, site).tasks),
     }
 
 
-def count_candidates(config: SearchConfig) -> int:
-    """Return the candidates that a search asks for, repeats included."""
-    search = config.search
-    axes = {(gene.parameter, gene.model) for gene in space(config).genes}
-    first = search.grid ** len(axes) if search.start == "grid" else search.population
-    return first + (search.generations - 1) * search.population
+def merged_gigabytes(resolved: Resolved) -> float:
+    """Return the size of the merged model's weights in bfloat16, in GB."""
+    total = 0
+    for name in merged_tensors(resolved.models):
+        shapes = [m.tensors[name].shape for m in resolved.models.values() if name in m.tensors]
+        total += max(math.prod(shape) for shape in shapes)
+    return total * _BYTES_PER_PARAMETER / 1e9
+
+
+def check_memory(resolved: Resolved) -> float:
+    """Refuse a model that does not fit into one GPU: a candidate has one, and no more.
+
+    Returns:
+        The size of the merged weights in GB.
+
+    Raises:
+        UserError: they need more than the site's GPUs have.
+    """
+    weights, site = merged_gigabytes(resolved), resolved.site
+    room = site.gpu_memory * (1 - _RESERVE)
+    if site.device == "cuda" and site.gpu_memory and weights > room:
+        raise UserError(
+            f"the merged model has {weights:.1f} GB of weights in bfloat16, and of "
+            f"site.gpu_memory = {site.gpu_memory:g} GB only {room:.1f} GB are for weights "
+            f"({_RESERVE:.0%} are left for the cache of keys and values)",
+            hint="a candidate uses one GPU: search smaller models, or use GPUs with at least "
+            f"{math.ceil(weights / (1 - _RESERVE))} GB",
+        )
+    return weights
+
+
+def _models(resolved: Resolved) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "role": "base" if name == base_name(resolved.config) else "parent",
+            "folder": str(model.folder),
+            "parameters": model.parameters,
+            "tied_head": model.tied,
+            "context": model.config.get("max_position_embeddings"),
+            "identity": model.identity,
+        }
+        for name, model in resolved.models.items()
+    ]
+
+
+def _genes(resolved: Resolved) -> list[dict[str, Any]]:
+    return [
+        {
+            "gene": gene.name,
+            "low": gene.low,
+            "high": gene.high,
+            "step": gene.step,
+            "frozen": resolved.space.frozen.get(gene.name),
+        }
+        for gene in resolved.space.genes
+    ]
 
 
 def _by_benchmark(resolved: Resolved, split: str) -> dict[str, int]:
@@ -93,8 +154,56 @@ def _by_benchmark(resolved: Resolved, split: str) -> dict[str, int]:
     return found
 
 
-def _notes(config: SearchConfig, resolved: Resolved) -> list[str]:
+def _answers(resolved: Resolved, counts: Counts) -> dict[str, int]:
+    """Return the answers of each evaluation, at the most."""
+    candidates = {"search": counts.search, "selection": counts.final, "report": counts.final}
+    samples = resolved.config.protocol.samples
+    return {
+        name: candidates[name] * len(evaluation.items) * samples
+        for name, evaluation in resolved.evaluations.items()
+    }
+
+
+def _tasks(site: SiteConfig, counts: Counts) -> dict[str, Any]:
+    """Return how generations become tasks, and say it in a sentence."""
+    found = {
+        name: stage(candidates, 0, site).tasks
+        for name, candidates in (
+            ("first_generation", counts.first),
+            ("later_generation", counts.later),
+            ("selection", counts.final),
+            ("report", counts.final),
+        )
+    }
+    per_task, workers = site.candidates_per_task, site.workers_per_task
+    said = f"{_many(counts.first, 'candidate')} of the first generation"
+    said += f" in {_many(found['first_generation'], 'task')}, at most {per_task} each"
+    if workers > 1:
+        said += f"; a task has {workers} workers with a GPU each, which share its candidates"
+    said += f"; at most {_many(at_once(site), 'task')} at once"
+    return {**found, "meaning": said}
+
+
+def _cost(cost: Forecast | None, speed: Speed | None) -> dict[str, Any] | None:
+    if cost is None or speed is None:
+        return None
+    return {
+        "search": round(sum(cost.generations), 3),
+        "selection": round(cost.selection, 3),
+        "report": round(cost.report, 3),
+        "clock_hours": round(cost.hours, 3),
+        "start_seconds": round(speed.start, 3),
+        "candidate_seconds": round(speed.candidate, 3),
+        "answer_seconds": round(speed.answer, 5),
+        "longest_task_minutes": round(cost.longest_task / 60, 2),
+        "measured_on": speed.receipts,
+        "from": list(speed.places),
+    }
+
+
+def _notes(resolved: Resolved, weights: float) -> list[str]:
     """Return what a user should know before submitting."""
+    config, site = resolved.config, resolved.site
     notes = []
     if not method(config.merge.method).tested:
         notes.append(f"the method {config.merge.method} is untested here: try --smoke first")
@@ -106,13 +215,72 @@ def _notes(config: SearchConfig, resolved: Resolved) -> list[str]:
             f"protocol.max_tokens = {config.protocol.max_tokens} does not fit into the context of "
             f"{context} tokens: answers would be cut earlier"
         )
+    if site.device == "cuda" and not site.gpu_memory and weights > _LARGE_GB:
+        notes.append(
+            f"the merged model has {weights:.0f} GB of weights and a candidate uses one GPU: set "
+            "site.gpu_memory, and plan says whether it fits"
+        )
+    return notes + _allocation_notes(site)
+
+
+def _allocation_notes(site: SiteConfig) -> list[str]:
+    """Return what does not fit in what a task asks for, or that several workers do fit."""
+    notes = allocation_notes(site)
+    workers, gpus = site.workers_per_task, gpus_of(site)
+    if workers > 1 and not notes:
+        asked = f"asks for {gpus} GPUs" if gpus else "asks for a whole node"
+        notes.append(f"a task {asked} and has {workers} workers, one on each GPU: that fits")
     return notes
 
 
-def _sbatch(resolved: Resolved, paths: RunPaths, tasks: int) -> str | None:
-    if resolved.site.executor != "slurm":
-        return None
+def _time_notes(site: SiteConfig, cost: Forecast | None) -> list[str]:
+    """Warn of tasks that will be cut: finished chunks are kept, but it costs starts and waiting."""
+    if site.executor != "slurm" or cost is None or cost.longest_task <= 60 * site.minutes:
+        return []
+    return [
+        f"the longest task is expected to take {cost.longest_task / 60:.0f} minutes, and "
+        f"site.minutes = {site.minutes}: it would be cut and go on in another job; raise "
+        "site.minutes, or lower site.candidates_per_task"
+    ]
+
+
+def _sbatch(resolved: Resolved, paths: RunPaths, tasks: int) -> list[dict[str, Any]]:
+    """Return the sbatch texts of the first generation: one for each size of array, and how many.
+
+    Where the cluster can be asked, arrays are split at its MaxArraySize; where not, only at the
+    site's own limit.
+    """
+    site = resolved.site
+    if site.executor != "slurm":
+        return []
     from l2s_hpc.cluster.slurm import SlurmExecutor
 
+    executor = SlurmExecutor(paths, site)
+    try:
+        largest: int | None = executor.most_tasks
+    except Unreachable:
+        largest = None
+    size = min(tasks, largest or tasks, site.max_jobs or tasks)
     name = f"l2s-{resolved.config.name}-XXXXXXXX-000003"
-    return SlurmExecutor(paths, resolved.site).preview(name, tasks)
+    return [
+        {
+            "arrays": arrays,
+            "tasks": length,
+            "largest_array_of_cluster": largest,
+            "text": executor.preview(name, length),
+        }
+        for arrays, length in _parts(tasks, size)
+    ]
+
+
+def _parts(tasks: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (number of arrays, tasks of each) of a generation: the full ones, and the rest."""
+    whole, rest = divmod(tasks, size)
+    if whole:
+        yield whole, size
+    if rest:
+        yield 1, rest
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

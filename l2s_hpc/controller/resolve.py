@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from l2s_hpc.cluster.jobs import python_command
 from l2s_hpc.config import (
     ModelSource,
     SearchConfig,
@@ -193,13 +193,7 @@ def _measured_space(
     if site.engine == "scripted":
         return genes, "not measured: the scripted engine merges nothing"
     question = {"config": config.model_dump(mode="json"), "tensors": tensors}
-    answer = subprocess.run(
-        [site.python or sys.executable, "-m", "l2s_hpc.task.liveness"],
-        input=json.dumps(question),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    answer = _asked([*python_command(site), "-m", "l2s_hpc.task.liveness"], json.dumps(question))
     if answer.returncode == 0:
         dead, how = json.loads(answer.stdout), "measured on small tensors"
     else:
@@ -208,6 +202,14 @@ def _measured_space(
     if len(dead) == len(genes.genes):
         raise UserError("every gene is dead: no gene changes the merged model")
     return genes.freeze(dead, method(config.merge.method)), how
+
+
+def _asked(command: list[str], question: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the site; one that is not on this machine has failed like any other."""
+    try:
+        return subprocess.run(command, input=question, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
 
 
 def _evaluations(

@@ -12,6 +12,7 @@ from typing import Any
 
 from l2s_hpc.config import OPERATIONAL, SearchConfig, SiteConfig, flatten, validate
 from l2s_hpc.controller.executors import check_executor, make_executor
+from l2s_hpc.controller.plan import check_memory
 from l2s_hpc.controller.resolve import Resolved, model_sources, resolve
 from l2s_hpc.controller.step import Controller
 from l2s_hpc.errors import UserError
@@ -50,6 +51,7 @@ def open_controller(
     else:
         _check_free(folder)
         resolved = resolve(config, site)
+        check_memory(resolved)
         info = _create(paths, resolved, command)
     remove_stale_temporaries(folder)
     controller = Controller(paths, info, resolved, make_executor(paths, site))

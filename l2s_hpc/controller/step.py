@@ -27,7 +27,7 @@ from l2s_hpc.controller.actions import (
     Submit,
     Tell,
 )
-from l2s_hpc.controller.budget import Budget, duration
+from l2s_hpc.controller.budget import Budget, duration, spent
 from l2s_hpc.controller.choose import choose
 from l2s_hpc.controller.decide import Policy, decide, finished
 from l2s_hpc.controller.heartbeat import Heartbeat
@@ -326,7 +326,10 @@ class Controller:
         chosen = self.state.front if evaluation == "report" else search_front(self.state)
         everyone = [*(chosen or ()), *self.state.picks.values(), *self.policy.references.values()]
         known = [c for c in dict.fromkeys(everyone) if ("search", c) not in self.state.penalised]
-        return {"event": "stage", "evaluation": evaluation, "candidates": known}
+        event: Event = {"event": "stage", "evaluation": evaluation, "candidates": known}
+        if evaluation == "selection" and len(self.state.generations) < self.policy.generations:
+            event["spent"] = spent(self.state, self.policy.budget, self._clock())
+        return event
 
     def _fix(self) -> Event:
         found = self._measured("selection", self.state.stages["selection"])

@@ -10,6 +10,7 @@ from l2s_hpc.config import SiteConfig
 from l2s_hpc.controller.actions import Submit
 from l2s_hpc.records import CandidateTask, Recipe, Task
 from l2s_hpc.store.journal import Event
+from l2s_hpc.store.layout import task_key
 from l2s_hpc.store.state import RunState
 
 _NO_LIMIT = sys.maxsize
@@ -60,7 +61,7 @@ def make_tasks(
     groups = [candidates[start : start + size] for start in range(0, len(candidates), size)]
     return [
         Task(
-            key=f"{action.evaluation}-{number}-{index:04d}",
+            key=task_key(f"{action.evaluation}-{number}", index),
             models=site.models,
             workers=site.workers_per_task,
             disk_seconds=site.disk_seconds,

@@ -27,6 +27,11 @@ def safe_name(word: str) -> str:
     return word
 
 
+def task_key(tasks: str, index: int) -> str:
+    """Return the key of one task of a batch: what all its keys begin with, and the index."""
+    return f"{tasks}-{index:04d}"
+
+
 @dataclass(frozen=True)
 class AttemptPaths:
     """What a node writes for one attempt; analysis never reads it."""

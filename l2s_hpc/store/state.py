@@ -12,7 +12,8 @@ Events, each a JSON object with the key `event`:
 - `quarantined` evaluation, candidate, reason: an accepted table was damaged and counts no more
 - `penalised` evaluation, candidate, reason
 - `told` generation, objectives, violations
-- `stage` evaluation, candidates: what is evaluated after the search
+- `stage` evaluation, candidates, spent: evaluated after the search; `spent`: the budget that
+  ended it before its last generation
 - `fixed` front, picks: chosen on the selection split, before the report split is looked at
 - `changed` key, old, new: an operational setting
 - `started` command, site, operational, resubmit: a controller began or went on; `resubmit`: what
@@ -123,6 +124,7 @@ class RunState:
         outcomes: by node, the attempts that ended there, in order.
         gpu_seconds: seconds of all attempts that left a receipt.
         site: the site of the last start. operational: its settings that may change.
+        spent: the budget that ended the search early, if one did.
         reopened: what was accepted once, was found damaged, and is evaluated again.
     """
 
@@ -137,6 +139,7 @@ class RunState:
     stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     front: tuple[str, ...] | None = None
     picks: dict[str, str] = field(default_factory=dict)
+    spent: str = ""
     looks: int = 0
     completed: bool = False
     stopped: bool = False
@@ -178,6 +181,7 @@ class RunState:
             self.genomes.setdefault(candidate, genome)
         # A search that grows chooses anew: what was chosen before belongs to the shorter search.
         self.stages, self.front, self.picks, self.completed = {}, None, {}, False
+        self.spent = ""
 
     def _intent(self, event: Event, entry: Entry) -> None:
         keys = tuple(task["key"] for task in event["tasks"])
@@ -239,6 +243,7 @@ class RunState:
     def _stage(self, event: Event, entry: Entry) -> None:
         self.stages[event["evaluation"]] = tuple(event["candidates"])
         self.looks += event["evaluation"] == "report"
+        self.spent = event.get("spent", self.spent)
 
     def _fixed(self, event: Event, entry: Entry) -> None:
         self.front, self.picks = tuple(event["front"]), dict(event["picks"])

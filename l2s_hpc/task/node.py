@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import platform
@@ -57,6 +58,26 @@ def job() -> Job:
     )
 
 
+def say(text: str) -> None:
+    """Write a line into the task's log; where the disk is full, the log is what matters least."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def let_go_of_logs() -> None:
+    """Let the process end as it would, also where the disk has no room for its last words.
+
+    Python would make it exit code 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
 def with_room(write: Callable[[], T], seconds: float) -> T:
     """Write; where the disk is full or read-only, try again for so many seconds.
 
@@ -72,5 +93,5 @@ def with_room(write: Callable[[], T], seconds: float) -> T:
         except OSError as error:
             if error.errno not in NO_ROOM or time.monotonic() >= deadline:
                 raise
-            print(f"no room, waiting: {error}", file=sys.stderr, flush=True)
+            say(f"no room, waiting: {error}")
             time.sleep(min(_LOOK_AGAIN_SECONDS, max(seconds / 10, 0.1)))

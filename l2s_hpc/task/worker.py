@@ -10,6 +10,7 @@ is believed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -31,7 +32,7 @@ from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
 from l2s_hpc.task.engines import Engine, EngineError, MergeError, open_engine
 from l2s_hpc.task.evaluate import Attempt, Fenced
-from l2s_hpc.task.node import NO_ROOM, NO_ROOM_EXIT
+from l2s_hpc.task.node import NO_ROOM, NO_ROOM_EXIT, let_go_of_logs, say
 from l2s_hpc.task.team import run_team
 
 
@@ -133,7 +134,7 @@ def main(arguments: list[str]) -> int:
     run, key = arguments[:2]
     alone = key == "-" or len(arguments) > 2
     if not alone and (workers := _workers(Path(run), key)) > 1:
-        return run_team([sys.executable, "-m", "l2s_hpc.task.worker", run, key], workers)
+        return run_team([sys.executable, "-uPm", "l2s_hpc.task.worker", run, key], workers)
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -149,20 +150,27 @@ def _work(run: Path, keys: Iterable[str]) -> int:
     try:
         for task in keys:
             worker.do(task)
-            print(f"done {task}", flush=True)
+            _done(task)
     except Interrupted as error:
-        print(f"interrupted: {error}", file=sys.stderr, flush=True)
+        say(f"interrupted: {error}")
         return 143
     except Fenced as error:
-        print(error, file=sys.stderr, flush=True)
+        say(str(error))
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        print(f"no room for a receipt: {error}", file=sys.stderr, flush=True)
+        say(f"no room for a receipt: {error}")
         return NO_ROOM_EXIT
     finally:
         worker.close()
+        let_go_of_logs()
     return 0
+
+
+def _done(task: str) -> None:
+    """Tell a local controller that a task is done; in a Slurm job this is a line in a log."""
+    with contextlib.suppress(OSError):
+        print(f"done {task}", flush=True)
 
 
 def _workers(run: Path, key: str) -> int:

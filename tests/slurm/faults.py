@@ -85,7 +85,9 @@ class Lab:
         if not (self.run / "run.json").exists():
             return []
         mine = f"l2s-{read_run(self.run).id}-"
-        return [job for job in self.slurm.jobs() if job.name.startswith(mine)]
+        jobs = [job for job in self.slurm.jobs() if job.name.startswith(mine)]
+        # A refused sbatch leaves lines that stand for no job.
+        return [job for job in jobs if job.reason != "BadConstraints"]
 
     def wait(self, predicate: Callable[[], object], timeout: float = 60.0) -> None:
         self.slurm.wait(predicate, timeout)

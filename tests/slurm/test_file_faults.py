@@ -76,7 +76,7 @@ def test_the_disk_becomes_read_only(slurm: SlurmCluster, tmp_path: Path, disk: S
         lab.wait(lambda: len(lab.state().accepted) >= 4)
         # The kernel refuses while a task's log is open: it may need a moment between two arrays.
         disk.read_only()
-        time.sleep(5)
+        time.sleep(15)
         assert controller.poll() is None
         disk.writable()
         text = end(controller)

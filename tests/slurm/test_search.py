@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -65,6 +66,23 @@ def test_one_array_for_a_generation(mini: Mini, slurm: SlurmCluster, tmp_path: P
     # Three generations, selection and report.
     assert len(batches) == 5
     assert all(batch.job is not None for batch in batches)
+
+
+def test_a_team_of_workers_shares_a_task(mini: Mini, slurm: SlurmCluster, tmp_path: Path) -> None:
+    """Whole nodes only: one task holds all candidates, and its two workers take turns."""
+    local = write_mini(_made(tmp_path / "local"))
+    settings = ("site.candidates_per_task=8", "site.workers_per_task=2", "site.cpus=2")
+    run = tmp_path / "run"
+    mini.run(run, *settings)
+    local.run(tmp_path / "here")
+    assert outcome(run) == outcome(tmp_path / "here")
+    batches = state_of(run).batches.values()
+    assert all(len(batch.tasks) == 1 for batch in batches)
+    owners = [json.loads(p.read_text(encoding="utf-8")) for p in run.rglob("owner-*.json")]
+    by_job: dict[str, set[int]] = {}
+    for owner in owners:
+        by_job.setdefault(owner["job"], set()).add(owner["pid"])
+    assert any(len(pids) == 2 for pids in by_job.values())
 
 
 def test_kill_and_go_on(mini: Mini, slurm: SlurmCluster, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .cluster import SlurmCluster
-from .faults import SITE, Lab, end, ended, kill, l2s, make_lab, put_first, refused
+from .faults import SITE, end, ended, kill, l2s, make_lab, put_first, refused
 
 TEN_SECONDS = 10.0
 
@@ -63,7 +63,7 @@ def test_the_reply_of_sbatch_is_lost_simulated(slurm: SlurmCluster, tmp_path: Pa
     ("setting", "words"),
     [
         ("site.partition=nonsense", "invalid partition"),
-        ("site.gres=gpu:9", "not available"),
+        ("site.gres=gpu:9", "invalid generic resource"),
         ("site.memory=900G", "not available"),
         ("site.sbatch.qos=nonsense", "qos"),
         ("site.account=nonsense", "account"),
@@ -189,21 +189,29 @@ def test_slurmctld_killed_seconds_after_sbatch(slurm_installed: None, tmp_path: 
         assert not any(a.counted for a in lab.failures())
 
 
-def test_a_held_ghost_is_cancelled(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """A task has finished, and Slurm queues it again and holds it: the receipt wins."""
+def test_a_ghost_is_cancelled(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """Slurm starts a task again that has finished long ago, and holds it: the receipt wins."""
     lab = make_lab(slurm, tmp_path, node={"delay": 0.5})
     controller = lab.begin()
     with ended(controller):
-        (job, *_) = lab.running()
-        # A requeued job that is held at once is what a failed launch leaves.
-        lab.wait(lambda: any(_done(lab, job.index)))
-        slurm.run("scontrol", "requeuehold", job.id, check=False)
+        lab.wait(lambda: len(lab.state().accepted) >= 7)
+        (job, *_) = [j for j in lab.jobs() if j.state == "COMPLETED"]
+        slurm.run("scontrol", "requeuehold", job.id)
         end(controller)
     lab.check()
 
 
-def _done(lab: Lab, index: int | None) -> list[bool]:
-    return [lab.paths(a).receipt.exists() for a in lab.attempts() if lab.index(a) == (index or 0)]
+def test_what_the_user_holds_is_waited_for(slurm: SlurmCluster, tmp_path: Path) -> None:
+    lab = make_lab(slurm, tmp_path, node={"delay": 1.5})
+    controller = lab.begin()
+    with ended(controller):
+        (job, *_) = lab.running()
+        slurm.run("scontrol", "requeuehold", job.id)
+        lab.wait(lambda: "JobHeldUser" in l2s("status", str(lab.run), env=lab.env))
+        slurm.release(job.id)
+        end(controller)
+    lab.check()
+    assert not lab.failures()
 
 
 def test_an_unknown_user_of_slurm(tmp_path: Path) -> None:

@@ -1,0 +1,302 @@
+"""What a search will cost: counts from the job, speed from receipts, and what a budget allows."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from l2s_hpc.config import SearchConfig, SiteConfig
+from l2s_hpc.controller.resolve import Resolved
+from l2s_hpc.controller.smoke import smoke_runs
+from l2s_hpc.errors import DamageError
+from l2s_hpc.recipes.genes import Genome
+from l2s_hpc.recipes.recipe import make_recipe
+from l2s_hpc.records import Receipt, Recipe
+from l2s_hpc.search.evolve import Evolution
+from l2s_hpc.store.files import read_json
+from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.state import read_state
+
+_OF_WORKER = ("start",)
+_OF_ANSWERS = ("generate", "grade", "write")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many candidates a search evaluates, at the most: what repeats costs nothing.
+
+    Attributes:
+        searched: of the first generation, by the algorithm.
+        first: of the first generation, references included.
+        later: of each later generation.
+        generations: their number.
+        final: on the selection and on the report split. How many are on the front nobody knows
+            before: half a population is assumed, and the references come on top.
+    """
+
+    searched: int
+    first: int
+    later: int
+    generations: int
+    final: int
+
+    @property
+    def search(self) -> int:
+        """Candidates of the whole search."""
+        return self.up_to(self.generations)
+
+    def up_to(self, generations: int) -> int:
+        """Return the candidates of so many generations."""
+        return self.first + (generations - 1) * self.later if generations else 0
+
+
+@dataclass(frozen=True)
+class FirstGeneration:
+    """The first generation, as the algorithm asks for it."""
+
+    genomes: tuple[Genome, ...]
+    recipes: tuple[Recipe, ...]
+    counts: Counts
+
+
+def first_generation(resolved: Resolved) -> FirstGeneration:
+    """Ask the algorithm for its first generation, and count what follows from it."""
+    config = resolved.config
+    genomes = Evolution(config, resolved.space).ask([])
+    recipes = tuple(make_recipe(config, resolved.space, g, resolved.identities) for g in genomes)
+    searched = {recipe.candidate for recipe in recipes}
+    references = {recipe.candidate for recipe in resolved.references.values()}
+    population = config.search.population
+    counts = Counts(
+        searched=len(searched),
+        first=len(searched | references),
+        later=population,
+        generations=config.search.generations,
+        final=len(references) + population // 2,
+    )
+    return FirstGeneration(genomes, recipes, counts)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What work has taken, in seconds: medians over receipts of the same protocol.
+
+    Attributes:
+        start: of a worker, once: its engine and the parents.
+        candidate: of a candidate, whatever it answers: merging and loading.
+        answer: of one answer.
+        receipts: how many say so.
+        places: the run directories that they are from.
+    """
+
+    start: float
+    candidate: float
+    answer: float
+    receipts: int
+    places: tuple[str, ...]
+
+    def candidate_seconds(self, answers: int) -> float:
+        """Return the seconds of one candidate with so many answers, the start left out."""
+        return self.candidate + answers * self.answer
+
+
+def speed_from(folder: Path, protocol: str) -> Speed | None:
+    """Read how fast a run's own candidates were, or else those of its smoke tests.
+
+    Returns:
+        None where nobody has measured this protocol.
+    """
+    for places in ([folder], smoke_runs(folder)):
+        found = [(str(p), r) for p in places for r in _receipts(p) if r.protocol == protocol]
+        if found:
+            receipts = [receipt for _, receipt in found]
+            return _speed(receipts, tuple(dict.fromkeys(place for place, _ in found)))
+    return None
+
+
+def _receipts(folder: Path) -> list[Receipt]:
+    """Return the receipts of a run's accepted tables; one that cannot be read measures nothing."""
+    paths = RunPaths(folder)
+    if not paths.run_json.exists():
+        return []
+    state, _ = read_state(paths)
+    found = []
+    for a in state.accepted.values():
+        try:
+            value = read_json(paths.receipt(a.evaluation, a.generation, a.candidate))
+            found.append(Receipt.model_validate(value))
+        except (OSError, ValueError, DamageError):
+            continue
+    return [receipt for receipt in found if receipt.rows and receipt.seconds]
+
+
+def _speed(receipts: Sequence[Receipt], places: tuple[str, ...]) -> Speed:
+    starts = [receipt.seconds.get("start", 0.0) for receipt in receipts]
+    # In a warm worker a start takes no time; those are not what a worker's start costs.
+    cold = [seconds for seconds in starts if seconds > max(starts) / 10]
+    fixed = [
+        sum(s for phase, s in r.seconds.items() if phase not in (*_OF_WORKER, *_OF_ANSWERS))
+        for r in receipts
+    ]
+    answers = [sum(r.seconds.get(phase, 0.0) for phase in _OF_ANSWERS) / r.rows for r in receipts]
+    return Speed(
+        start=median(cold) if cold else 0.0,
+        candidate=median(fixed),
+        answer=median(answers),
+        receipts=len(receipts),
+        places=places,
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One evaluation of some candidates, as tasks of a site."""
+
+    candidates: int
+    answers: int
+    tasks: int
+    workers: int
+
+    def seconds(self, speed: Speed) -> float:
+        """Return the seconds of all workers together, one GPU each."""
+        return self.workers * speed.start + self.candidates * speed.candidate_seconds(self.answers)
+
+
+def stage(candidates: int, answers: int, site: SiteConfig) -> Stage:
+    """Return how an evaluation becomes tasks: of k candidates each, shared by the workers."""
+    whole, rest = divmod(candidates, site.candidates_per_task)
+    tasks = whole + bool(rest)
+    if site.executor == "local":
+        # Workers of this machine live for an evaluation, and take one task after another.
+        return Stage(candidates, answers, tasks, min(at_once(site), tasks))
+    workers = whole * min(site.workers_per_task, site.candidates_per_task)
+    workers += min(site.workers_per_task, rest)
+    return Stage(candidates, answers, tasks, workers)
+
+
+def task_seconds(speed: Speed, answers: int, site: SiteConfig) -> float:
+    """Return how long a full task lasts."""
+    turns = math.ceil(site.candidates_per_task / site.workers_per_task)
+    return speed.start + turns * speed.candidate_seconds(answers)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a search will cost, in GPU-hours (hours of one worker where there is no GPU).
+
+    Attributes:
+        generations: the cost of each generation, in order.
+        selection, report: of what comes after the search.
+        hours: of the clock, if every task starts as soon as the site's own limits let it.
+        longest_task: the seconds of the longest task.
+    """
+
+    generations: tuple[float, ...]
+    selection: float
+    report: float
+    hours: float
+    longest_task: float
+
+    @property
+    def total(self) -> float:
+        """All GPU-hours."""
+        return sum(self.generations) + self.selection + self.report
+
+
+def forecast(resolved: Resolved, counts: Counts, speed: Speed) -> Forecast:
+    """Foresee what a search costs, by the speed that was measured."""
+    site, samples = resolved.site, resolved.config.protocol.samples
+    answers = {name: len(e.items) * samples for name, e in resolved.evaluations.items()}
+    sizes = [counts.first, *[counts.later] * (counts.generations - 1)]
+    generations = [stage(n, answers["search"], site) for n in sizes]
+    final = [stage(counts.final, answers[name], site) for name in ("selection", "report")]
+    clock = sum(_clock_seconds(part, speed, site) for part in (*generations, *final))
+    return Forecast(
+        generations=tuple(part.seconds(speed) / 3600 for part in generations),
+        selection=final[0].seconds(speed) / 3600,
+        report=final[1].seconds(speed) / 3600,
+        hours=clock / 3600,
+        longest_task=max(task_seconds(speed, n, site) for n in answers.values()),
+    )
+
+
+def _clock_seconds(part: Stage, speed: Speed, site: SiteConfig) -> float:
+    if site.executor == "local":
+        turns = math.ceil(part.candidates / max(part.workers, 1))
+        return speed.start + turns * speed.candidate_seconds(part.answers)
+    waves = math.ceil(part.tasks / at_once(site))
+    return waves * task_seconds(speed, part.answers, site)
+
+
+def at_once(site: SiteConfig) -> int:
+    """Return how many tasks of a run may run at the same time."""
+    if site.executor == "local":
+        return site.parallel or os.cpu_count() or 1
+    return min(site.throttle, site.max_jobs or site.throttle)
+
+
+def within_budget(
+    config: SearchConfig, counts: Counts, found: Forecast | None, now: datetime | None = None
+) -> list[dict[str, Any]]:
+    """Return a row for each limit of a job's budget: how many generations fit into it.
+
+    Args:
+        config: the job.
+        counts: what it evaluates.
+        found: what it costs; None where nobody has measured it.
+        now: the time at which it starts.
+    """
+    limits = config.budget
+    rows = []
+    if limits.max_candidates is not None:
+        searched = [counts.searched + n * counts.later for n in range(counts.generations)]
+        fit = _fitting(searched, limits.max_candidates)
+        rows.append(_row("max_candidates", limits.max_candidates, searched[-1], fit, counts))
+    if limits.max_gpu_hours is not None:
+        rows.append(_hours_row(limits.max_gpu_hours, counts, found))
+    if limits.deadline is not None:
+        rows.append(_deadline_row(limits.deadline, counts, found, now or datetime.now(UTC)))
+    return rows
+
+
+def _hours_row(limit: float, counts: Counts, found: Forecast | None) -> dict[str, Any]:
+    if found is None:
+        return _row("max_gpu_hours", limit, None, None, counts)
+    # Selection and report are reserved: they come at the end of however short a search.
+    sums = accumulate(found.generations, initial=found.selection + found.report)
+    fit = _fitting(list(sums)[1:], limit)
+    return _row("max_gpu_hours", limit, round(found.total, 3), fit, counts)
+
+
+def _deadline_row(
+    limit: datetime, counts: Counts, found: Forecast | None, now: datetime
+) -> dict[str, Any]:
+    if found is None:
+        return _row("deadline", limit.isoformat(), None, None, counts)
+    each = found.hours / counts.generations
+    left = (limit - now).total_seconds() / 3600
+    fit = _fitting([each * (n + 1) for n in range(counts.generations)], left)
+    end = (now + timedelta(hours=found.hours)).isoformat(timespec="minutes")
+    return _row("deadline", limit.isoformat(), end, fit, counts)
+
+
+def _row(name: str, limit: Any, expected: Any, fit: int | None, counts: Counts) -> dict[str, Any]:
+    return {
+        "budget": name,
+        "limit": limit,
+        "expected": expected,
+        "generations_that_fit": fit,
+        "of": counts.generations,
+    }
+
+
+def _fitting(needs: Sequence[float], limit: float) -> int:
+    """Return how many generations, one after another, stay within a limit."""
+    return sum(need <= limit for need in needs)
