@@ -41,14 +41,15 @@ _NEVER = {
     "QOSMaxGRESPerJob": "site.gres is above the QOS's limit",
     "DependencyNeverSatisfied": "see site.sbatch",
     "JobHeldUser": "somebody holds it: scontrol release",
+    "job requeued in held state": "somebody holds it: scontrol release",
     "JobHeldAdmin": "the administrators hold it: ask them",
 }
 
 
 def never_runs(reason: str) -> str:
     """Return what to do about a pending job that Slurm will never start; empty if it only waits."""
-    word = reason.strip("()").partition(",")[0].partition(" ")[0]
-    return _NEVER.get(word, "")
+    text = reason.strip("()").partition(",")[0]
+    return _NEVER.get(text, _NEVER.get(text.partition(" ")[0], ""))
 
 
 @dataclass(frozen=True)

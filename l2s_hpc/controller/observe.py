@@ -146,7 +146,8 @@ class Observer:
             if batch.live or not there:
                 continue
             alive = [job for job in there if job.state not in ("ended", "orphaned")]
-            late = batch.abandoned or (bool(alive) and self._waited(f"batch {name}"))
+            ghosts = batch.abandoned or name not in state.open_batches
+            late = ghosts or (bool(alive) and self._waited(f"batch {name}"))
             needless = [job for job in alive if late or job.state == "stuck"]
             if not alive and name in state.open_batches:
                 found[name] = ()

@@ -1,5 +1,7 @@
 """Runs `l2s`, and kills it with SIGKILL at the n-th place where a kill could hurt.
 
+With `PLACE_SIGNAL=SIGSTOP` it only freezes there.
+
     python killed.py N LOG run JOB --site S --run DIR …
 
 The places: before and after every durable step of a file (its temporary file, its link, its
@@ -29,7 +31,7 @@ def place(name: str) -> None:
     if passed == COUNT:
         with LOG.open("a", encoding="utf-8") as log:
             log.write(f"{name}\n")
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[os.environ.get("PLACE_SIGNAL", "SIGKILL")])
 
 
 def around(owner: Any, name: str) -> None:

@@ -25,6 +25,7 @@ from l2s_hpc.store.state import AttemptState, RunState
 from tests.mini import Mini, outcome, state_of, write_mini
 
 from .cluster import Job, SlurmCluster
+from .machine import on_host
 
 SITE = """
 name = "test"
@@ -56,19 +57,22 @@ class Lab:
         """The same lab, whose commands see another environment."""
         return replace(self, env=env)
 
-    def begin(self, *settings: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        """Start the controller; what it prints comes from `end`."""
+    def begin(
+        self, *settings: str, options: tuple[str, ...] = (), host: str = ""
+    ) -> subprocess.Popen[str]:
+        """Start the controller, maybe on another login node; what it prints comes from `end`."""
+        command = [*self.mini.command(self.run, *settings), *options]
         return subprocess.Popen(
-            [*self.mini.command(self.run, *settings), *options],
+            on_host(host, command) if host else command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=self.env,
         )
 
-    def finish(self, *settings: str, options: tuple[str, ...] = ()) -> str:
+    def finish(self, *settings: str, options: tuple[str, ...] = (), host: str = "") -> str:
         """Run the controller to the end, which must be a good one; return what it printed."""
-        return end(self.begin(*settings, options=options))
+        return end(self.begin(*settings, options=options, host=host))
 
     def state(self) -> RunState:
         """Fold the journal; before there is one, an empty state."""

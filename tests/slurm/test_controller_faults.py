@@ -48,11 +48,7 @@ def test_killed_around_every_sbatch(
     lab: Lab, tmp_path: Path, place: str, first: int, later: int
 ) -> None:
     """After sbatch and before its record: the job is found by its name, and never doubled."""
-    log, script = tmp_path / "places", tmp_path / "killed.py"
-    # The places of sbatch alone: every start comes one submission further.
-    lines = KILLED.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if "around(files" not in line and '"submit")' not in line]
-    script.write_text("\n".join(kept), encoding="utf-8")
+    log, script = tmp_path / "places", sbatch_alone(tmp_path / "killed.py")
     arguments = lab.mini.command(lab.run)[3:]
     codes: list[int] = []
     while not codes or codes[-1] == -signal.SIGKILL:
@@ -83,7 +79,7 @@ def test_two_controllers_at_once(lab: Lab) -> None:
 
 
 def test_another_login_node_goes_on_while_the_first_hangs(
-    slurm: SlurmCluster, tmp_path: Path
+    slurm: SlurmCluster, tmp_path: Path, allowed_to_mount: None
 ) -> None:
     """The first one freezes with its jobs under way, and wakes up when all is done."""
     lab = make_lab(slurm, tmp_path, node={"delay": 1.0})
@@ -91,11 +87,40 @@ def test_another_login_node_goes_on_while_the_first_hangs(
     with ended(first):
         lab.running()
         first.send_signal(signal.SIGSTOP)
-        lab.finish()
+        lab.finish(host="login2")
         lab.check()
         first.send_signal(signal.SIGCONT)
         end(first)
     lab.check()
+
+
+def test_one_that_froze_before_sbatch_doubles_nothing(
+    lab: Lab, tmp_path: Path, allowed_to_mount: None
+) -> None:
+    """Another one has given its submission up; when it wakes up and submits, its job is ended."""
+    log, script = tmp_path / "places", sbatch_alone(tmp_path / "killed.py")
+    first = subprocess.Popen(
+        [sys.executable, str(script), "1", str(log), *lab.mini.command(lab.run)[3:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**lab.env, "PLACE_SIGNAL": "SIGSTOP"},
+    )
+    with ended(first):
+        lab.wait(log.exists)
+        lab.finish(host="login2")
+        first.send_signal(signal.SIGCONT)
+        end(first)
+    lab.check()
+    assert any(batch.abandoned for batch in lab.state().batches.values())
+
+
+def sbatch_alone(script: Path) -> Path:
+    """Write a `killed.py` whose only places are before and after sbatch."""
+    lines = KILLED.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if "around(files" not in line and '"submit")' not in line]
+    script.write_text("\n".join(kept), encoding="utf-8")
+    return script
 
 
 def test_stopped_and_gone_on_with(slurm: SlurmCluster, tmp_path: Path) -> None:

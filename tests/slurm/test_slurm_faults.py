@@ -207,7 +207,7 @@ def test_what_the_user_holds_is_waited_for(slurm: SlurmCluster, tmp_path: Path) 
     with ended(controller):
         (job, *_) = lab.running()
         slurm.run("scontrol", "requeuehold", job.id)
-        lab.wait(lambda: "JobHeldUser" in l2s("status", str(lab.run), env=lab.env))
+        lab.wait(lambda: "scontrol release" in l2s("status", str(lab.run), env=lab.env))
         slurm.release(job.id)
         end(controller)
     lab.check()
