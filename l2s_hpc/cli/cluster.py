@@ -81,6 +81,10 @@ def doctor(
         config, chosen = None, load_site(find_site(site), of_site)
     else:
         config, chosen = load(job, site, settings or [])
+    if chosen.executor == "slurm":
+        from l2s_hpc.controller.detach import enter_job
+
+        enter_job()
     limit = wait if probe else None
     # A closed terminal ends the probe job as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from l2s_hpc.cli import analyse, cluster, jobs, search
+from l2s_hpc.cli import analyse, cluster, jobs, plan, search
 from l2s_hpc.cli.output import stderr, stdout
 from l2s_hpc.errors import L2SError
 
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 jobs.register(app)
 cluster.register(app)
+plan.register(app)
 search.register(app)
 analyse.register(app)
 

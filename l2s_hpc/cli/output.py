@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -39,9 +40,25 @@ def print_pairs(pairs: Mapping[str, Any], title: str = "") -> None:
     """Print names and values, a line each."""
     if title:
         stdout.print(Text(title, style="bold"))
+    stdout.print(pairs_text(pairs))
+
+
+def pairs_text(pairs: Mapping[str, Any]) -> Text:
+    """Return names and values as text, a line each."""
     width = max(len(name) for name in pairs)
-    for name, value in pairs.items():
-        stdout.print(Text(f"  {name.ljust(width)}  {_cell(value)}"))
+    return Text(
+        "\n".join(f"  {name.ljust(width)}  {_cell(value)}" for name, value in pairs.items())
+    )
+
+
+def plain(text: str) -> str:
+    """Return text without control characters: a reason may hold what a model wrote."""
+    return "".join(c for c in text if c.isprintable() or c == "\n")
+
+
+def now() -> str:
+    """Return the local date and time, to begin a line with."""
+    return datetime.now().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _cell(value: Any) -> str:
@@ -53,4 +70,4 @@ def _cell(value: Any) -> str:
         return ", ".join(f"{name}: {_cell(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_cell(inner) for inner in value)
-    return "".join(c for c in str(value) if c.isprintable() or c == "\n")
+    return plain(str(value))

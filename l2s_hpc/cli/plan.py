@@ -56,6 +56,9 @@ def plan(
         raise UserError(f"these genes change nothing: {', '.join(resolved.space.frozen)}")
     found = make_plan(resolved, paths)
     if probe:
+        from l2s_hpc.controller.detach import enter_job
+
+        enter_job()
         _probe(config, chosen, paths.folder)
         found = make_plan(resolved, paths)
     if as_json:

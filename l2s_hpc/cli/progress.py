@@ -1,4 +1,4 @@
-"""The live view of a search: a bar on a terminal, plain lines elsewhere."""
+"""The live view of a search: a bar on a terminal; elsewhere dated lines, for a log covers days."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from l2s_hpc.cli.output import now, plain
 from l2s_hpc.config import SearchConfig
 from l2s_hpc.controller.decide import under_way
 from l2s_hpc.controller.step import Controller
@@ -24,6 +25,7 @@ class Progress:
         self._told = 0
         self._phase = ""
         self._penalised = 0
+        self._spent = ""
         self._note = ""
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -49,12 +51,21 @@ class Progress:
 
     def show(self, controller: Controller, note: str) -> None:
         """Show the state after a step."""
-        self._show_phase(controller)
         self._show_told(controller)
+        self._show_spent(controller)
+        self._show_phase(controller)
         self._show_penalties(controller)
         if note and note != self._note:
-            self._line(note)
+            self.say(note)
         self._note = note
+
+    def say(self, text: str) -> None:
+        """Show a line: with the time since the start on a terminal, else with the date."""
+        elapsed = int(time.monotonic() - self._started)
+        when = f"[{elapsed // 60:02d}:{elapsed % 60:02d}]"
+        if not self._bar.console.is_terminal:
+            when = now()
+        self._bar.console.print(f"{when} {plain(text)}", markup=False)
 
     def _show_phase(self, controller: Controller) -> None:
         state = controller.state
@@ -68,21 +79,23 @@ class Progress:
             phase = f"generation {len(state.generations)}/{self._generations}"
         self._bar.update(self._task, description=phase, completed=settled, total=len(candidates))
         if phase != self._phase:
-            self._line(f"{phase}: {len(candidates)} candidates")
+            self.say(f"{phase}: {len(candidates)} candidates")
             self._phase = phase
 
     def _show_told(self, controller: Controller) -> None:
         told = controller.state.told
         if told != self._told:
             self._told = told
-            self._line(f"generation {told}/{self._generations} done: {controller.summary()}")
+            self.say(f"generation {told}/{self._generations} done: {controller.summary()}")
+
+    def _show_spent(self, controller: Controller) -> None:
+        spent = controller.state.spent
+        if spent and spent != self._spent:
+            self.say(f"the budget ends the search: {spent}")
+        self._spent = spent
 
     def _show_penalties(self, controller: Controller) -> None:
         penalised = list(controller.state.penalised.items())
         for (evaluation, candidate), reason in penalised[self._penalised :]:
-            self._line(f"{candidate} is given up in '{evaluation}': {reason}")
+            self.say(f"{candidate} is given up in '{evaluation}': {reason}")
         self._penalised = len(penalised)
-
-    def _line(self, text: str) -> None:
-        elapsed = int(time.monotonic() - self._started)
-        self._bar.console.print(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {text}", markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +35,7 @@ from l2s_hpc.controller.heartbeat import Heartbeat
 from l2s_hpc.controller.observe import Observer
 from l2s_hpc.controller.resolve import Resolved
 from l2s_hpc.controller.submission import Room, intent, make_tasks
-from l2s_hpc.errors import DamageError, IncompleteError, LimitError, SubmitError
+from l2s_hpc.errors import DamageError, IncompleteError, LimitError, SubmitError, Unreachable
 from l2s_hpc.recipes.recipe import make_recipe
 from l2s_hpc.records import Recipe
 from l2s_hpc.search.evolve import Evolution, Generation
@@ -106,6 +107,9 @@ class Controller:
         """
         self.refresh()
         if self.state.stopped:
+            # A submission that was under way when it was stopped is known only now.
+            with contextlib.suppress(Unreachable):
+                self._executor.cancel(self.state.open_batches)
             raise IncompleteError("stopped by `l2s stop`", hint="the same command goes on")
         observed = self._observer.look(self.state)
         self.waiting = _reasons(observed.jobs.values())

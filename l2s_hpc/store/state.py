@@ -18,6 +18,7 @@ Events, each a JSON object with the key `event`:
 - `changed` key, old, new: an operational setting
 - `started` command, site, operational, resubmit: a controller began or went on; `resubmit`: what
   somebody cancelled until now is sent again
+- `detached` job: a controller was submitted to Slurm
 - `stopped`: it shall end; jobs under way are cancelled by us
 - `completed`
 """

@@ -22,7 +22,9 @@ COMMANDS = [
     if line.startswith("l2s ")
 ]
 READING = [
-    words for words in COMMANDS if words[0] in ("status", "front", "ntr", "report", "verify")
+    words
+    for words in COMMANDS
+    if words[0] in ("status", "front", "ntr", "report", "verify") and "results/demo" in words
 ]
 
 
