@@ -21,7 +21,7 @@ from l2s_hpc.store.layout import RunPaths
 
 _NEEDED_BYTES = 5_000_000_000
 _NEEDED_INODES = 20_000
-_NODE_PACKAGES = ("torch", "transformers", "mergekit", "math_verify", "submitit")
+_NODE_PACKAGES = ("torch", "transformers", "mergekit", "math_verify")
 _MOST_SKEW = 5.0
 
 

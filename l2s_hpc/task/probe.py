@@ -25,7 +25,7 @@ from l2s_hpc.errors import DamageError
 from l2s_hpc.store.files import read_json, write_json
 from l2s_hpc.task.node import job
 
-NEEDED = ("torch", "transformers", "mergekit", "math_verify", "submitit")
+NEEDED = ("torch", "transformers", "mergekit", "math_verify")
 """Packages without which no task runs."""
 
 OPTIONAL = ("vllm",)

@@ -21,11 +21,15 @@ from l2s_hpc.store.files import read_json, sha256_file, write_json
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
 from l2s_hpc.store.run import RunInfo
 from l2s_hpc.store.scores import OUTPUTS, read_table, verify_table
+from l2s_hpc.task.scripted import _draw
 from tests.helpers import ROOT, toy_items, toy_models, toy_protocol
 
 IDENTITIES = {name: model.identity for name, model in toy_models().items()}
 HALF = average({"slow": 1, "fast": 1}, IDENTITIES)
 SLOW, FAST = (single_model(name, IDENTITIES) for name in ("slow", "fast"))
+MIXES = [average({"slow": n, "fast": 10 - n}, IDENTITIES) for n in range(1, 9)]
+WORKER = ("-m", "l2s_hpc.task.worker")
+NO_ENV: Mapping[str, str] = {}
 
 
 def sums(count: int) -> tuple[Item, ...]:
@@ -74,7 +78,7 @@ class Run:
         described = self.evaluation.model_dump(mode="json")
         write_json(self.paths.evaluation("search"), described)
 
-    def task(self, key: str, *recipes: Recipe, attempt: int = 1) -> str:
+    def task(self, key: str, *recipes: Recipe, attempt: int = 1, **settings: Any) -> str:
         candidates = tuple(
             CandidateTask(
                 evaluation="search",
@@ -85,23 +89,29 @@ class Run:
             )
             for recipe in recipes
         )
-        task = Task(key=key, candidates=candidates)
+        task = Task(key=key, candidates=candidates, **settings)
         write_json(self.paths.task(key), task.model_dump(mode="json"))
         return key
 
-    def start(self, key: str, **options: Any) -> subprocess.Popen[str]:
+    def start(
+        self,
+        key: str,
+        program: Sequence[str] = WORKER,
+        env: Mapping[str, str] = NO_ENV,
+        **more: Any,
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "l2s_hpc.task.worker", str(self.paths.folder), key],
+            [sys.executable, *program, str(self.paths.folder), key],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            **options,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            **more,
         )
 
-    def do(self, key: str) -> str:
+    def do(self, key: str, **options: Any) -> str:
         """Run a task to its end and return what it printed."""
-        process = self.start(key)
+        process = self.start(key, **options)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         return out
@@ -168,20 +178,28 @@ def test_scores_say_what_the_outputs_say(tmp_path: Path) -> None:
     assert [row["sample"] for row in table[:4]] == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_leaves_a_receipt(sent: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "kind", "message"),
+    [
+        (signal.SIGTERM, "interrupted", "SIGTERM received"),
+        (signal.SIGUSR2, "timeout", "SIGUSR2 received, the time limit is near"),
+    ],
+)
+def test_a_signal_leaves_a_receipt(
+    sent: signal.Signals, kind: str, message: str, tmp_path: Path
+) -> None:
     run = Run(tmp_path, scripted(chunk_items=1), sums(300))
     process = run.start(run.task("t", HALF, SLOW))
-    until(run.attempt(HALF).chunk(1).with_suffix(".json").exists, process, 0.001)
+    until(run.attempt(HALF).chunk(2).with_suffix(".json").exists, process, 0.001)
     process.send_signal(sent)
     process.send_signal(signal.SIGINT)  # not for it
     process.communicate(timeout=10)
     assert process.returncode == 143
-    failure = run.receipt(HALF).failure
-    assert failure is not None
-    assert (failure.kind, failure.message) == ("interrupted", f"{sent.name} received")
+    receipt = run.receipt(HALF)
+    assert receipt.failure is not None and receipt.chunks >= 2
+    assert (receipt.failure.kind, receipt.failure.message) == (kind, message)
     assert not run.attempt(HALF).scores.exists()
-    assert not run.attempt(SLOW).receipt.exists()
+    assert not run.attempt(SLOW).folder.exists(), "whose turn had not come has not begun"
 
 
 def test_an_exception_is_written_down_and_the_next_candidate_is_done(tmp_path: Path) -> None:
@@ -199,9 +217,8 @@ def test_an_exception_is_written_down_and_the_next_candidate_is_done(tmp_path: P
 def test_a_broken_engine_is_an_engine_failure_and_is_replaced(tmp_path: Path) -> None:
     protocol = scripted(engine_settings={"faults": {"engine": 0.5}})
     run = Run(tmp_path, protocol, sums(3))
-    recipes = [average({"slow": n, "fast": 10 - n}, IDENTITIES) for n in range(1, 9)]
-    run.do(run.task("t", *recipes))
-    failures = [run.receipt(recipe).failure for recipe in recipes]
+    run.do(run.task("t", *MIXES))
+    failures = [run.receipt(recipe).failure for recipe in MIXES]
     kinds = [failure.kind if failure else "" for failure in failures]
     assert set(kinds) == {"", "engine"}
     assert "" in kinds[kinds.index("engine") :]
@@ -275,6 +292,173 @@ def test_a_finished_attempt_is_not_done_again(finished: Run) -> None:
     before = _files(finished.attempt(HALF).folder)
     finished.do("first")
     assert _files(finished.attempt(HALF).folder) == before
+
+
+# Slurm starts a job again, and others have begun
+
+
+AGAIN = {"SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "4", "SLURM_RESTART_COUNT": "1"}
+
+
+def test_a_job_that_slurm_starts_again_goes_on_with_its_attempts(
+    finished: Run, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, scripted(chunk_items=2, engine_settings={"chunk_delay": 0.2}), sums(6))
+    process = run.start(run.task("t", SLOW, HALF, FAST))
+    until(run.attempt(HALF).chunk(0).with_suffix(".json").exists, process, 0.001)
+    process.terminate()
+    process.communicate(timeout=10)
+    done, left = _files(run.attempt(SLOW).folder), _files(run.attempt(HALF).folder)
+    assert run.receipt(HALF).failure is not None
+
+    assert run.do("t", env=AGAIN) == "done t\n"
+    assert _files(run.attempt(SLOW).folder) == done, "what was done is left alone"
+    kept = [name for name in left if name.startswith("chunk")]
+    now = _files(run.attempt(HALF).folder)
+    assert kept and {name: now[name] for name in kept} == {name: left[name] for name in kept}
+    for recipe in (SLOW, HALF, FAST):
+        verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+    receipt = run.receipt(HALF)
+    assert (receipt.job, receipt.restart, receipt.chunks) == ("77_4", 1, 3)
+
+
+def test_the_old_incarnation_of_a_job_is_fenced_off_by_the_new_one(tmp_path: Path) -> None:
+    """Slurm has forgotten the first one, and it runs on."""
+    run = Run(tmp_path, scripted(chunk_items=1, engine_settings={"chunk_delay": 0.05}), sums(40))
+    old = run.start(run.task("t", HALF))
+    until(run.attempt(HALF).chunk(1).with_suffix(".json").exists, old, 0.001)
+    new = run.start("t", env=AGAIN)
+    _, said = old.communicate(timeout=60)
+    assert old.returncode == 0 and "is another's now" in said
+    new.communicate(timeout=60)
+    receipt = run.receipt(HALF)
+    assert new.returncode == 0 and receipt.restart == 1
+    verify_table(run.attempt(HALF).scores, receipt)
+
+
+def test_a_late_writer_leaves_nothing_once_the_next_attempt_has_begun(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1, engine_settings={"chunk_delay": 0.05}), sums(40))
+    late = run.start(run.task("late", HALF, SLOW))
+    until(run.attempt(HALF).chunk(1).with_suffix(".json").exists, late, 0.001)
+    run.do(run.task("next", HALF, attempt=2))
+    late.communicate(timeout=60)
+    assert late.returncode == 0
+    assert not run.attempt(HALF, 1).receipt.exists() and not run.attempt(HALF, 1).scores.exists()
+    verify_table(run.attempt(HALF, 2).scores, run.receipt(HALF, 2))
+
+
+# A full disk
+
+
+FULL = """
+import errno, sys
+from l2s_hpc.store import files
+from l2s_hpc.task import node, worker
+
+sync, tries, (first, count) = files._fsync, 0, map(int, sys.argv[1:3])
+
+def full(path):
+    global tries
+    if path.suffix == ".tmp":
+        tries += 1
+        if first <= tries < first + count:
+            raise OSError(errno.ENOSPC, "No space left on device")
+    sync(path)
+
+files._fsync = full
+node._LOOK_AGAIN_SECONDS = 0.01
+sys.exit(worker.main(sys.argv[3:]))
+"""
+"""The worker on a disk that is full for so many files, from the n-th on."""
+
+FOR_EVER = 10**6
+
+
+def on_full_disk(first: int, count: int) -> tuple[str, ...]:
+    return ("-c", FULL, str(first), str(count))
+
+
+@pytest.mark.parametrize("first", [1, 8, 20])
+def test_a_worker_without_room_for_a_receipt_says_so_by_its_exit_code(
+    first: int, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1), sums(8))
+    process = run.start(run.task("t", HALF, SLOW), on_full_disk(first, FOR_EVER))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "no room for a receipt" in said and "Traceback" not in said
+    assert not run.attempt(HALF).receipt.exists() and not run.attempt(SLOW).folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "first"), [("claim", 1), ("chunk", 2), ("seal", 3), ("scores", 7), ("receipt", 8)]
+)
+def test_room_is_waited_for_at_every_write(what: str, first: int, tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=2), sums(4))
+    run.task("t", HALF, disk_seconds=30)
+    process = run.start("t", on_full_disk(first, 3))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.count("no room, waiting") >= 3
+    verify_table(run.attempt(HALF).scores, run.receipt(HALF))
+
+
+def test_a_full_disk_is_nobodys_fault(tmp_path: Path) -> None:
+    """There is no room for a chunk, and then for the receipt there is."""
+    run = Run(tmp_path, scripted(chunk_items=1), sums(4))
+    run.do(run.task("t", HALF, SLOW), program=on_full_disk(8, 1))
+    failure = run.receipt(HALF).failure
+    assert failure is not None and failure.kind == "interrupted"
+    assert failure.message.startswith("no room: ")
+    verify_table(run.attempt(SLOW).scores, run.receipt(SLOW))
+
+
+# Several workers of one task
+
+
+def test_two_workers_share_the_candidates_of_a_task(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(engine_settings={"chunk_delay": 0.3}), sums(3))
+    assert run.do(run.task("t", *MIXES, workers=2)) == "done t\ndone t\n"
+    workers = set()
+    for recipe in MIXES:
+        verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+        (claim,) = run.attempt(recipe).owners()
+        workers.add(read_json(claim)["pid"])
+    assert len(workers) == 2
+
+
+def test_a_worker_that_dies_takes_one_candidate_with_it(tmp_path: Path) -> None:
+    settings = {"faults": {"kill": 0.3}, "chunk_delay": 0.1, "once": str(tmp_path / "once")}
+    run = Run(tmp_path / "run", scripted(engine_settings=settings), sums(3))
+    victims = [r for r in MIXES if _draw(b"kill", r.candidate.encode()) < 0.3][:1]
+    others = [r for r in MIXES if _draw(b"kill", r.candidate.encode()) >= 0.3][:4]
+    assert len(victims) == 1 and len(others) == 4
+    process = run.start(run.task("t", *victims, *others, workers=2))
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + 9
+    assert run.attempt(victims[0]).owners() and not run.attempt(victims[0]).receipt.exists()
+    for recipe in others:
+        verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+
+
+def test_a_signal_interrupts_every_worker_of_a_task(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1, engine_settings={"chunk_delay": 0.05}), sums(300))
+    first, second, third = MIXES[:3]
+    process = run.start(run.task("t", first, second, third, workers=2))
+    for recipe in (first, second):
+        until(run.attempt(recipe).chunk(1).with_suffix(".json").exists, process, 0.001)
+    process.send_signal(signal.SIGUSR2)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    for recipe in (first, second):
+        failure = run.receipt(recipe).failure
+        assert failure is not None and failure.kind == "timeout"
+    assert not run.attempt(third).folder.exists()
+    run.do("t", env={**AGAIN, "L2S_SCRIPTED": '{"chunk_delay": 0}'})
+    for recipe in (first, second, third):
+        verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+
+
+# A worker of this machine
 
 
 def test_keys_from_standard_input(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def watch(words: Sequence[str], slurm: SlurmCluster, folder: Path) -> None:
     )
     try:
         assert process.stdout is not None
-        assert "search" in process.stdout.readline()
+        assert "generation" in process.stdout.readline()
     finally:
         process.send_signal(2)
         assert process.wait(30) == 0
