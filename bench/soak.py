@@ -87,7 +87,10 @@ class Soak:
         for repair in list(self.repairs):
             if everything or time.monotonic() >= repair[0]:
                 self.repairs.remove(repair)
-                repair[1]()
+                try:
+                    repair[1]()
+                except ClusterError:  # slurmctld is away, too: a little later
+                    self.later(2, repair[1])
 
     def keep_going(self) -> bool:
         """Start the controller again where it has ended; False when the search is complete."""

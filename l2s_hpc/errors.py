@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of a full disk, a reached quota, and a disk that became read-only."""
+
+NO_ROOM_EXIT = 75
+"""The exit code of a worker that could not even leave a receipt (EX_TEMPFAIL)."""
 
 
 class L2SError(Exception):

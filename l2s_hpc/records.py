@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -171,7 +172,8 @@ class Receipt(Record):
     """Written by the node after the score table; the only thing that the controller believes.
 
     `job` is the Slurm job (`123_4`) and `restart` how often Slurm had requeued it before; `chunks`
-    counts the chunks that were durable when the attempt ended.
+    counts the chunks that were durable when the attempt ended; `earlier_seconds` is what those
+    incarnations of the job took that Slurm ended before.
     """
 
     run: str
@@ -190,8 +192,18 @@ class Receipt(Record):
     started: str
     ended: str
     chunks: int = 0
+    earlier_seconds: float = 0.0
     rows: int = 0
     file_sha256: str = ""
     content_sha256: str = ""
     outputs_sha256: str = ""
     failure: Failure | None = None
+
+    @property
+    def lasted(self) -> float:
+        """Seconds of the attempt, earlier incarnations included; 0 where the times are none."""
+        try:
+            start, end = (datetime.fromisoformat(text) for text in (self.started, self.ended))
+            return self.earlier_seconds + max((end - start).total_seconds(), 0.0)
+        except (ValueError, TypeError):
+            return self.earlier_seconds

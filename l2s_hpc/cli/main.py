@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from typing import Annotated
@@ -12,10 +11,7 @@ from rich.text import Text
 
 from l2s_hpc.cli import analyse, cluster, jobs, plan, search
 from l2s_hpc.cli.output import stderr, stdout
-from l2s_hpc.errors import L2SError
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Nothing is half written when the disk is full: what was recorded before stands."""
+from l2s_hpc.errors import NO_ROOM, L2SError
 
 _EXTRAS = {
     "pymoo": "controller",
@@ -69,8 +65,9 @@ def main() -> None:
         stderr.print(Text(f"l2s: {error}", style="red"))
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
+        # Nothing is half written when the disk is full: what was recorded before stands.
         stderr.print(Text(f"l2s: {error}", style="red"))
         stderr.print(Text("  Hint: make room, and give the same command again", style="red"))
         sys.exit(3)

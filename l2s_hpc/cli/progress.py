@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 
 from l2s_hpc.cli.output import now, plain
 from l2s_hpc.config import SearchConfig
-from l2s_hpc.controller.decide import under_way
+from l2s_hpc.controller.decide import bad_nodes, under_way
 from l2s_hpc.controller.step import Controller
 
 
@@ -26,6 +26,8 @@ class Progress:
         self._phase = ""
         self._penalised = 0
         self._spent = ""
+        self._failures: int | None = None
+        self._bad: set[str] = set()
         self._note = ""
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -54,6 +56,7 @@ class Progress:
         self._show_told(controller)
         self._show_spent(controller)
         self._show_phase(controller)
+        self._show_failures(controller)
         self._show_penalties(controller)
         if note and note != self._note:
             self.say(note)
@@ -93,6 +96,19 @@ class Progress:
         if spent and spent != self._spent:
             self.say(f"the budget ends the search: {spent}")
         self._spent = spent
+
+    def _show_failures(self, controller: Controller) -> None:
+        """A line for each attempt that failed since the last step, and for each bad node."""
+        failures = controller.state.failures
+        self._failures = len(failures) if self._failures is None else self._failures
+        for failed in failures[self._failures :]:
+            where = f" on {failed.node}" if failed.node else ""
+            self.say(f"{failed.candidate}{where}: {failed.kind}: {failed.message}")
+        self._failures = len(failures)
+        bad = bad_nodes(controller.state, controller.policy.node_faults)
+        for node in sorted(set(bad) - self._bad):
+            self.say(f"{node} is excluded: one candidate after another failed there")
+        self._bad = set(bad)
 
     def _show_penalties(self, controller: Controller) -> None:
         penalised = list(controller.state.penalised.items())

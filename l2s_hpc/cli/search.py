@@ -133,7 +133,9 @@ class _Asked:
         from l2s_hpc.controller.start import open_controller
 
         command = shlex.join(["l2s", *sys.argv[1:]])
-        return open_controller(config, site, folder, command, self.resubmit_cancelled)
+        return open_controller(
+            config, site, folder, command, self.resubmit_cancelled, by_user=not self.unless_stopped
+        )
 
     def again(self, folder: Path) -> list[str]:
         """Return the arguments of `l2s` that go on with the run."""

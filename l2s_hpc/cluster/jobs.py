@@ -14,7 +14,10 @@ from l2s_hpc.store.state import BatchState
 UNKNOWN_JOB = "Slurm no longer knows its job"
 """The reason of a job that is over because it has vanished."""
 
-NO_ROOM = "no room on the disk for a receipt"
+COMPLETING = "COMPLETING"
+"""The reason of a running job that has ended, and whose node has not said so yet."""
+
+NO_ROOM_JOB = "no room on the disk for a receipt"
 """The reason of a job whose worker could write nothing."""
 
 STUCK_JOB = "Slurm holds it after a failed launch"
@@ -84,7 +87,7 @@ class Executor(Protocol):
         Args:
             batch: the name.
             tasks: their keys, in the order of the array's indices.
-            avoid: nodes that these tasks shall not run on, where there are others.
+            avoid: nodes that these tasks shall not run on, where there are others; the worst first.
 
         Raises:
             SubmitError: it was refused and nothing was submitted.

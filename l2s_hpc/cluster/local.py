@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from l2s_hpc.cluster.jobs import JobState, python_command
+from l2s_hpc.cluster.jobs import NO_ROOM_JOB, JobState, python_command
 from l2s_hpc.config import SiteConfig
+from l2s_hpc.errors import NO_ROOM_EXIT
 from l2s_hpc.store.files import process_start
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import BatchState
@@ -75,6 +76,7 @@ class _Pool:
         self._log = paths.logs / f"{batch}.log"
         self._waiting = deque(tasks)
         self._running: set[str] = set()
+        self._reasons: dict[str, str] = {}
         self._lock = threading.Lock()
         self._ended = False
         self._processes: list[subprocess.Popen[str]] = []
@@ -92,7 +94,9 @@ class _Pool:
         with self._lock:
             if task in self._running:
                 return JobState("running", node=socket.gethostname())
-            return JobState("pending" if task in self._waiting else "ended")
+            if task in self._waiting:
+                return JobState("pending")
+            return JobState("ended", self._reasons.get(task, ""))
 
     def end(self) -> None:
         """Ask every worker to end, wait for its last receipt, then insist."""
@@ -114,11 +118,16 @@ class _Pool:
         """Give one worker task after task; start another worker when it has died."""
         worker: subprocess.Popen[str] | None = None
         while (task := self._take()) is not None:
-            if worker is None or worker.poll() is not None:
-                worker = self._start()
-            if worker is None or not _hand_over(worker, task):
-                worker = None
+            reason = ""
+            try:
+                if worker is None or worker.poll() is not None:
+                    worker = self._start()
+                if worker is not None and not _hand_over(worker, task):
+                    reason, worker = _ending(worker), None
+            except OSError as error:
+                reason = f"no worker could be started: {error}"
             with self._lock:
+                self._reasons[task] = reason
                 self._running.discard(task)
         if worker is not None and worker.stdin is not None:
             worker.stdin.close()
@@ -156,6 +165,16 @@ class _Pool:
                 process.terminate()
                 return None
         return process
+
+
+def _ending(worker: subprocess.Popen[str]) -> str:
+    """Wait for a worker that answers no more, and return what its end means."""
+    try:
+        code = worker.wait(_POLITE_SECONDS)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        return ""
+    return NO_ROOM_JOB if code == NO_ROOM_EXIT else ""
 
 
 def _hand_over(worker: subprocess.Popen[str], task: str) -> bool:

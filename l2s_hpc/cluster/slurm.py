@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 import submitit
 from submitit.core.utils import FailedJobError
@@ -18,6 +21,8 @@ from l2s_hpc.config import SiteConfig
 from l2s_hpc.errors import LimitError, SubmitError, Unreachable
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import BatchState
+
+T = TypeVar("T")
 
 _SIGNAL_SECONDS = 60
 _OUTAGES = (
@@ -34,6 +39,7 @@ _LIMITS = ("SubmitJob", "MaxSubmit", "GrpSubmit", "MaxJobs", "GrpJobs", "MaxJobC
 _NO_SUCH_NODES = ("Requested node configuration is not available", "Invalid node name specified")
 _ACCOUNTING_PAUSE = 60.0
 _MOST_IDS = 500
+_SBATCH_SECONDS = 180.0
 
 
 class _Executor(submitit.SlurmExecutor):  # type: ignore[misc]
@@ -74,16 +80,18 @@ class SlurmExecutor:
         except SubmitError as error:
             if not avoid or not any(sign in error.message for sign in _NO_SUCH_NODES):
                 raise
-        # No node is left, or one of them is no more: these are better than none.
-        return self._submit(batch, tasks, ())
+        # Too few nodes are left, or one of them is no more: the lesser half may do it after all.
+        return self.submit(batch, tasks, avoid[: len(avoid) // 2])
 
     def _submit(self, batch: str, tasks: Sequence[str], avoid: Sequence[str]) -> str:
         executor = self._submitit(batch, tasks[0].rpartition("-")[0], avoid)
         runs = [str(self._paths.folder.resolve())] * len(tasks)
         try:
-            jobs = executor.map_array(launch, runs, list(tasks))
+            jobs = within(_SBATCH_SECONDS, lambda: executor.map_array(launch, runs, list(tasks)))
         except FailedJobError as error:
             raise refusal(str(error).strip(), self._site) from None
+        except TimeoutError:
+            raise Unreachable(f"sbatch gave no answer in {_SBATCH_SECONDS:g} s") from None
         return str(jobs[0].job_id).partition("_")[0]
 
     def find(self, batch: BatchState) -> str | None:
@@ -98,7 +106,12 @@ class SlurmExecutor:
             for name, batch in batches.items()
             if batch.live and any(states[task] == _VANISHED for task in batch.tasks)
         }
-        return states | self._remembered(vanished) if vanished else states
+        remembered = self._remembered(vanished) if vanished else {}
+        # What squeue knows is newer, and includes what will be started again.
+        return {
+            task: remembered.get(task, state) if state == _VANISHED else state
+            for task, state in states.items()
+        }
 
     def end(self, batch: str, jobs: Sequence[str]) -> None:
         # No filter, not even --me: with one, scancel ends all pending elements of the array.
@@ -121,7 +134,9 @@ class SlurmExecutor:
         """
         asked = {n: b for n, b in batches.items() if not all(t in self._past for t in b.tasks)}
         if asked and time.monotonic() >= self._ask_past_at and self._has_accounting():
-            since = min(batch.entry.time for batch in asked.values())[:10]
+            # sacct means the cluster's local time: a day earlier is early enough anywhere.
+            first = min(datetime.fromisoformat(batch.entry.time) for batch in asked.values())
+            since = (first - timedelta(days=1)).date().isoformat()
             try:
                 rows = query_past(list(asked), since)
                 self._past_pause = _ACCOUNTING_PAUSE
@@ -131,7 +146,7 @@ class SlurmExecutor:
             self._ask_past_at = time.monotonic() + self._past_pause
             tasks = {name: batch.tasks for name, batch in asked.items()}
             told = task_states(tasks, rows).items()
-            self._past |= {task: job for task, job in told if job.reason not in ("", UNKNOWN_JOB)}
+            self._past |= {task: job for task, job in told if _is_news(job)}
         wanted = [task for batch in batches.values() for task in batch.tasks]
         return {task: self._past[task] for task in wanted if task in self._past}
 
@@ -169,7 +184,28 @@ class SlurmExecutor:
         return f"exec {shlex.join(words)}"
 
 
+def _is_news(job: JobState) -> bool:
+    return job.state == "ended" and job.reason not in ("", UNKNOWN_JOB)
+
+
 _VANISHED = JobState("ended", UNKNOWN_JOB)
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what a call returns, or raise `TimeoutError` and leave it to itself.
+
+    submitit gives its sbatch no time limit. Where it gets through later, its job is found by name.
+    """
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except (FailedJobError, OSError, RuntimeError, ValueError) as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer.result(seconds)
 
 
 def refusal(text: str, site: SiteConfig) -> SubmitError | Unreachable:

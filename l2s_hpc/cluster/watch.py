@@ -10,11 +10,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from l2s_hpc.cluster.jobs import NO_ROOM, STUCK_JOB, UNKNOWN_JOB, JobState
-from l2s_hpc.errors import Unreachable
+from l2s_hpc.cluster.jobs import COMPLETING, NO_ROOM_JOB, STUCK_JOB, UNKNOWN_JOB, JobState
+from l2s_hpc.errors import NO_ROOM_EXIT, Unreachable
 
 _FIELDS = ("Name", "ArrayJobID", "ArrayTaskID", "State", "exit_code", "NodeList", "Reason")
-_PAST_FORMAT = "JobName,JobID,State,NodeList"
+_PAST_FORMAT = "JobName,JobID,State,NodeList,ExitCode"
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNNING = {
     "RUNNING",
@@ -25,12 +25,27 @@ _RUNNING = {
     "SIGNALING",
     "STOPPED",
 }
+_ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
+_LONGEST_FILTER = 60_000
+"""Bytes of names in one argument; Linux takes 128 KiB."""
+
 _ALL = -1
 """In place of an index: all elements that have no line of their own."""
 
 _STUCK = ("launch failed requeued held", "launch_failed_requeued_held")
-_NO_ROOM_STATUS = 75 << 8
-"""What a worker's exit code 75 is in a wait status, as squeue prints it."""
+_NO_ROOM_STATUS = NO_ROOM_EXIT << 8
+"""What that exit code is in a wait status, as squeue prints it."""
 
 _TIMEOUT_SECONDS = 60.0
 _PAST_TIMEOUT_SECONDS = 15.0
@@ -56,7 +71,7 @@ class Row:
     @property
     def alive(self) -> bool:
         """Whether it runs, or may run."""
-        return self.state in _RUNNING or self.state in _PENDING
+        return self.state.partition(" ")[0] not in _ENDED
 
     @property
     def id(self) -> str:
@@ -71,12 +86,17 @@ def query(names: Sequence[str]) -> list[Row]:
         Unreachable: squeue gave no answer.
     """
     form = ",".join(f"{field}:|" for field in _FIELDS)
-    answer = run_slurm(
-        ["squeue", "--me", "-h", "-r", "-t", "all", f"--name={','.join(names)}", "-O", form]
-    )
+    joined = ",".join(names)
+    named = [f"--name={joined}"] if len(joined) <= _LONGEST_FILTER else []
+    answer = run_slurm(["squeue", "--me", "-h", "-r", "-t", "all", *named, "-O", form])
     rows = [_row(line) for line in answer.splitlines() if line.count("|") >= len(_FIELDS)]
+    wanted = set(names)
     # What a refused sbatch leaves behind is no job.
-    return [row for row in rows if (row.state, row.reason) != ("FAILED", "BadConstraints")]
+    return [
+        row
+        for row in rows
+        if row.name in wanted and (row.state, row.reason) != ("FAILED", "BadConstraints")
+    ]
 
 
 def query_past(names: Sequence[str], since: str) -> list[Row]:
@@ -89,7 +109,7 @@ def query_past(names: Sequence[str], since: str) -> list[Row]:
         ["sacct", "-X", "-n", "-P", f"--name={','.join(names)}", "-S", since, "-o", _PAST_FORMAT],
         timeout=_PAST_TIMEOUT_SECONDS,
     )
-    return [_past_row(line) for line in answer.splitlines() if line.count("|") >= 3]
+    return [_past_row(line) for line in answer.splitlines() if line.count("|") >= 4]
 
 
 def classify(rows: Sequence[Row]) -> JobState:
@@ -98,15 +118,19 @@ def classify(rows: Sequence[Row]) -> JobState:
         return JobState("ended", UNKNOWN_JOB)
     for row in rows:
         if row.state in _RUNNING:
-            return JobState("running", node=row.node, job=row.id)
+            completing = row.state if row.state == COMPLETING else ""
+            return JobState("running", completing, row.node, row.id)
     for row in rows:
         if row.state in _PENDING:
             if row.reason.strip("()") in _STUCK:
                 return JobState("stuck", STUCK_JOB, row.node, row.id)
             return JobState("pending", row.reason, job=row.id)
+    for row in rows:
+        if row.alive:
+            return JobState("unknown", f"Slurm calls it {row.state}", row.node, row.id)
     last = rows[-1]
     if last.status == _NO_ROOM_STATUS:
-        return JobState("ended", NO_ROOM, last.node)
+        return JobState("ended", NO_ROOM_JOB, last.node)
     # sacct says `CANCELLED by 1000`.
     return JobState("ended", last.state.partition(" ")[0], last.node)
 
@@ -154,7 +178,8 @@ def _row(line: str) -> Row:
 
 
 def _past_row(line: str) -> Row:
-    name, identity, state, node = line.split("|", 3)
+    name, identity, state, node, code = line.split("|", 4)
     job, _, index = identity.partition("_")
     element = index.isdigit()
-    return Row(name, job, int(index) if element else 0, state, node, "", element)
+    status = int(code.partition(":")[0]) << 8 if code.partition(":")[0].isdigit() else 0
+    return Row(name, job, int(index) if element else 0, state, node, "", element, status)

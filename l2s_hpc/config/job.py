@@ -144,7 +144,10 @@ class ReferencesConfig(Config):
 
 
 class BudgetConfig(Config):
-    """What a search may use; it ends clean, with its report, before it would use more."""
+    """What a search may use; it ends clean, with its report, before it would use more.
+
+    The first generation is always made.
+    """
 
     max_gpu_hours: float | None = Field(None, gt=0)
     """GPU-hours of all attempts, as their receipts tell them; selection and report are reserved."""

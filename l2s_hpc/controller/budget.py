@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from statistics import median
 
 from l2s_hpc.config import BudgetConfig
-from l2s_hpc.records import Receipt
 from l2s_hpc.store.state import RunState
 
 
@@ -77,22 +75,13 @@ def spent(state: RunState, budget: Budget, now: float) -> str:
     return ""
 
 
-def duration(receipt: Receipt) -> float:
-    """Return the seconds from an attempt's start to its end, by its receipt; 0 if it says none."""
-    try:
-        start, end = (datetime.fromisoformat(text) for text in (receipt.started, receipt.ended))
-        return max((end - start).total_seconds(), 0.0)
-    except (ValueError, TypeError):
-        return 0.0
-
-
 def _foreseen(state: RunState, budget: Budget) -> float:
     """Return the seconds that another generation, selection and report may need."""
     items = dict(budget.items)
-    searched = sum(evaluation == "search" for evaluation, _ in state.accepted)
+    searched = [tries for (name, _), tries in state.attempts.items() if name == "search"]
     if not searched:
         return 0.0
-    a_candidate = state.gpu_seconds / searched
+    a_candidate = sum(a.seconds for tries in searched for a in tries) / len(searched)
     final = items.get("selection", 0) + items.get("report", 0)
     front = budget.references + budget.population // 2
     shares = front * final / max(items.get("search", 1), 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from l2s_hpc.cluster.detach import ControllerJobs
+from l2s_hpc.cluster.jobs import COMPLETING
 from l2s_hpc.config import SiteConfig, validate
 from l2s_hpc.controller.executors import make_executor
 from l2s_hpc.errors import IncompleteError, Unreachable
@@ -12,6 +14,9 @@ from l2s_hpc.store.journal import Event
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
 from l2s_hpc.store.state import RunState, read_state
+
+_MOST_LOOKS = 10
+_LOOK_SECONDS = 1.0
 
 
 def stop(folder: Path) -> int:
@@ -34,9 +39,7 @@ def stop(folder: Path) -> int:
             state.apply(entry)
     if site.executor == "slurm":
         try:
-            # The controllers first: they would wait for jobs that are being cancelled.
-            ControllerJobs(paths, info.id, site).cancel()
-            make_executor(paths, site).cancel(state.batches)
+            _cancel(paths, info.id, site)
         except Unreachable as error:
             raise IncompleteError(
                 f"the run is asked to stop, but its jobs could not be cancelled: {error.message}",
@@ -44,6 +47,21 @@ def stop(folder: Path) -> int:
                 path=folder,
             ) from None
     return len(_live(state))
+
+
+def _cancel(paths: RunPaths, run: str, site: SiteConfig) -> None:
+    """Cancel controllers and tasks until none is seen: a controller may be in its last sbatch."""
+    controllers, executor = ControllerJobs(paths, run, site), make_executor(paths, site)
+    for _ in range(_MOST_LOOKS):
+        # The controllers first: they would wait for jobs that are being cancelled.
+        controllers.cancel()
+        state, _ = read_state(paths)
+        executor.cancel(state.batches)
+        jobs = executor.watch(state.batches).values() if state.batches else ()
+        alive = [job for job in jobs if job.job and job.reason != COMPLETING]
+        if not alive and not controllers.standing():
+            return
+        time.sleep(_LOOK_SECONDS)
 
 
 def _stop_events(state: RunState, site: SiteConfig) -> list[Event]:

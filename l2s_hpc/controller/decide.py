@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
-from l2s_hpc.cluster.jobs import NO_ROOM, STUCK_JOB, UNKNOWN_JOB, JobState
 from l2s_hpc.controller.actions import (
     Abandon,
-    Accept,
     Action,
     Adopt,
     Ask,
     Close,
     Complete,
     End,
-    Fail,
     Fix,
     Penalise,
     Stage,
     Submit,
     Tell,
 )
-from l2s_hpc.controller.budget import Budget, duration, spent
-from l2s_hpc.errors import DamageError, IncompleteError
-from l2s_hpc.records import Receipt
+from l2s_hpc.controller.budget import Budget, spent
+from l2s_hpc.controller.judge import Observed, outcome
+from l2s_hpc.errors import IncompleteError
 from l2s_hpc.store.state import AttemptState, RunState
 
 MOST_ATTEMPTS = 20
@@ -34,18 +32,11 @@ MOST_ATTEMPTS = 20
 _INTERRUPTIONS = ("interrupted", "orphaned", "cancelled", "not begun")
 """Failures that say nothing of the candidate."""
 
-_NOT_THE_NODES = (*_INTERRUPTIONS, "timeout", "merge")
+_NOT_THE_NODES = ("interrupted", "orphaned", "cancelled", "timeout", "merge")
 """Failures that say nothing of the node."""
 
 MOST_STARTS = 3
-"""Tasks of one candidate that ended before anything of them began; then the search pauses."""
-
-_TAKEN_AWAY = ("PREEMPTED", "CANCELLED", "REVOKED", NO_ROOM)
-_NODE_LOST = ("NODE_FAIL", "BOOT_FAIL", STUCK_JOB, UNKNOWN_JOB)
-"""How Slurm may end a job for good without any fault of the candidate."""
-
-AttemptKey = tuple[str, str, int]
-"""(evaluation, candidate, attempt)"""
+"""Tasks of one candidate in a row that ended before anything of them began; then all pauses."""
 
 
 @dataclass(frozen=True)
@@ -66,30 +57,6 @@ class Policy:
     budget: Budget = field(default_factory=Budget)
 
 
-@dataclass(frozen=True)
-class Observed:
-    """What the run directory and the executor show of the batches that are not closed.
-
-    Attributes:
-        receipts: of live attempts; a damaged one as its error.
-        jobs: the state of each task's job; `ended` only after the grace period.
-        started: live attempts that a node has begun.
-        unsubmitted: batches with an intent that nobody submitted any more.
-        found: jobs that stand under the name of a batch without a job.
-        lingering: batches without a live attempt, and the jobs of theirs that should be gone by
-            now; none where all are gone.
-        now: the time, in seconds since 1970.
-    """
-
-    receipts: Mapping[AttemptKey, Receipt | DamageError]
-    jobs: Mapping[str, JobState]
-    started: Set[AttemptKey] = frozenset()
-    unsubmitted: Sequence[str] = ()
-    found: Mapping[str, str] | None = None
-    lingering: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    now: float = 0.0
-
-
 def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     """Return what to do now; nothing means wait, or that the run is complete.
 
@@ -100,11 +67,23 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
             or somebody cancelled tasks.
     """
     settled = _settle(state, observed)
-    if settled:
-        return settled
+    ends: list[Action] = [
+        End(batch, tuple(jobs)) for batch, jobs in observed.lingering.items() if jobs
+    ]
+    try:
+        return (settled or _proceed(state, observed, policy, bool(ends))) + ends
+    except IncompleteError:
+        if not ends:
+            raise
+        return ends
+
+
+def _proceed(state: RunState, observed: Observed, policy: Policy, ending: bool) -> list[Action]:
+    """Return what is begun when nothing is left to settle."""
     wanted = under_way(state, policy)
     if wanted is None:
-        return [] if finished(state, policy) else [_begin(state, policy, observed.now)]
+        done = finished(state, policy, observed.now)
+        return [] if done else [_begin(state, policy, observed.now)]
     evaluation, candidates = wanted
     hopeless = _hopeless(state, evaluation, candidates, policy)
     if hopeless:
@@ -114,7 +93,9 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     if missing:
         return _resubmit(state, evaluation, missing, policy)
     if not state.reopened and all(state.settled(evaluation, c) for c in candidates):
-        return _conclude(state, evaluation, policy)
+        concluded = _conclude(state, evaluation, policy)
+        # Where a job is being ended, the next look shows that it has gone.
+        return [] if ending and Complete() in concluded else concluded
     return []
 
 
@@ -150,79 +131,16 @@ def _settle(state: RunState, observed: Observed) -> list[Action]:
     """Settle batches without a job, and attempts with a receipt or without hope of one."""
     actions: list[Action] = [Adopt(batch, job) for batch, job in (observed.found or {}).items()]
     for attempt in state.live_attempts():
-        action = _outcome(state, attempt, observed)
+        action = outcome(state, attempt, observed)
         if action is not None:
             actions.append(action)
     actions += [Abandon(batch) for batch in observed.unsubmitted]
-    for batch, jobs in observed.lingering.items():
-        if jobs:
-            actions.append(End(batch, tuple(jobs)))
-        elif not state.batches[batch].abandoned:
-            actions.append(Close(batch))
+    actions += [
+        Close(batch)
+        for batch, jobs in observed.lingering.items()
+        if not jobs and not state.batches[batch].abandoned
+    ]
     return actions
-
-
-def _outcome(state: RunState, attempt: AttemptState, observed: Observed) -> Action | None:
-    """Judge one live attempt: a receipt first, then what is known of its job."""
-    receipt = observed.receipts.get(_key(attempt))
-    if isinstance(receipt, DamageError):
-        return Fail(attempt, "damaged", receipt.message, counted=False)
-    job = observed.jobs.get(attempt.task) if attempt.batch not in observed.unsubmitted else None
-    if receipt is None:
-        return _without_receipt(state, attempt, job, observed.started)
-    if receipt.failure is None:
-        return Accept(attempt, receipt)
-    failure, node, seconds = receipt.failure, receipt.host, duration(receipt)
-    if not failure.unfinished:
-        return Fail(attempt, failure.kind, failure.message, True, node, seconds)
-    # Slurm may start an interrupted task again: it goes on with the same attempt.
-    if job is None or job.state not in ("ended", "orphaned", "stuck"):
-        return None
-    kind, counted = _interrupted(state, attempt, job, receipt)
-    message = f"{failure.message}; {job.reason}" if job.reason else failure.message
-    return Fail(attempt, kind, message, counted, node, seconds, receipt.chunks)
-
-
-def _interrupted(
-    state: RunState, attempt: AttemptState, job: JobState, receipt: Receipt
-) -> tuple[str, bool]:
-    """Return the kind of an interruption, and whether the candidate is to blame for it."""
-    if job.reason == "CANCELLED" and not state.batches[attempt.batch].stopped:
-        return "cancelled", False
-    told = receipt.failure is not None and receipt.failure.kind == "timeout"
-    if job.reason in ("TIMEOUT", "DEADLINE") or (told and job.reason not in _TAKEN_AWAY):
-        # With the chunks that are kept, the next attempt comes further. Without any it will not.
-        tries = state.attempts[attempt.evaluation, attempt.candidate]
-        return "timeout", receipt.chunks <= max(a.chunks for a in tries)
-    return "interrupted", False
-
-
-def _without_receipt(
-    state: RunState, attempt: AttemptState, job: JobState | None, started: Set[AttemptKey]
-) -> Action | None:
-    """Judge an attempt that left no receipt; what never began cannot be to blame."""
-    if job is None or job.state not in ("ended", "orphaned", "stuck"):
-        return None
-    batch = state.batches[attempt.batch]
-    message = job.reason or "its job ended without a receipt"
-    if job.state == "orphaned":
-        return Fail(attempt, "orphaned", message, counted=False)
-    if job.reason == "CANCELLED" and not batch.stopped:
-        return Fail(attempt, "cancelled", "somebody cancelled its task", False, job.node)
-    if job.reason in _TAKEN_AWAY:
-        return Fail(attempt, "interrupted", message, False, job.node)
-    if job.reason in _NODE_LOST:
-        return Fail(attempt, "lost", message, False, job.node)
-    if _key(attempt) in started:
-        return Fail(attempt, "lost", message, True, job.node)
-    siblings = (other for other in batch.live if other.task == attempt.task)
-    if attempt.task in batch.begun or any(_key(other) in started for other in siblings):
-        return Fail(attempt, "interrupted", f"its task ended before its turn: {message}", False)
-    return Fail(attempt, "not begun", message, False, job.node)
-
-
-def _key(attempt: AttemptState) -> AttemptKey:
-    return attempt.evaluation, attempt.candidate, attempt.attempt
 
 
 def under_way(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
@@ -324,12 +242,28 @@ def _check_starts(state: RunState, evaluation: str, wanted: Sequence[tuple[str, 
     """Pause where tasks end before they begin: then the site is wrong, and no candidate is."""
     for candidate, _, _ in wanted:
         tries = state.attempts.get((evaluation, candidate), [])
-        vain = [a for a in tries if a.kind == "not begun" and not a.forgiven]
+        ended = [a for a in reversed(tries) if a.outcome != "abandoned"]
+        _check_progress(ended, candidate)
+        vain = list(takewhile(lambda a: a.kind == "not begun" and not a.forgiven, ended))
         if len(vain) >= MOST_STARTS:
             raise IncompleteError(
-                f"tasks end before they begin: {vain[-1].message}, task {vain[-1].task}",
-                hint=f"see logs/{vain[-1].batch}, or `l2s doctor --probe`; then the same command",
+                f"tasks end before they begin: {vain[0].message}, task {vain[0].task}",
+                hint=f"see logs/{vain[0].batch}*, or `l2s doctor --probe`; then the same command",
             )
+
+
+def _check_progress(ended: Sequence[AttemptState], candidate: str) -> None:
+    """Pause where a candidate is interrupted again and again, and comes no further."""
+    idle = takewhile(
+        lambda a: a.kind == "interrupted" and not a.forgiven and a.chunks == ended[0].chunks, ended
+    )
+    times = len(list(idle))
+    if times >= MOST_ATTEMPTS:
+        raise IncompleteError(
+            f"{candidate} was interrupted {times} times in a row and came no further, the last "
+            f"time: {ended[0].message}",
+            hint="try smaller chunks (protocol.chunk_items) in a new run, or steadier nodes",
+        )
 
 
 def _cancellations(state: RunState, evaluation: str, candidate: str, policy: Policy) -> bool:
@@ -342,12 +276,13 @@ def _cancellations(state: RunState, evaluation: str, candidate: str, policy: Pol
 def _avoid(
     state: RunState, evaluation: str, wanted: Sequence[tuple[str, int, int]], policy: Policy
 ) -> tuple[str, ...]:
-    """Return the nodes on which these candidates failed, and those that fail all the time."""
-    nodes = set(bad_nodes(state, policy.node_faults))
+    """Return the nodes that fail all the time, and then those on which these candidates failed."""
+    bad = bad_nodes(state, policy.node_faults)
+    nodes: set[str] = set()
     for candidate, _, _ in wanted:
         tries = state.attempts.get((evaluation, candidate), [])
         nodes |= {a.node for a in tries if a.node and a.kind not in _NOT_THE_NODES}
-    return tuple(sorted(nodes))
+    return (*bad, *sorted(nodes - set(bad)))
 
 
 def _refuse_if_parent(candidate: str, reason: str, policy: Policy) -> None:

@@ -17,15 +17,12 @@ from l2s_hpc.controller.chain import Chain
 from l2s_hpc.controller.detach import chain_of
 from l2s_hpc.controller.notify import Notifier
 from l2s_hpc.controller.step import Controller
-from l2s_hpc.errors import L2SError, Unreachable
+from l2s_hpc.errors import NO_ROOM, L2SError, Unreachable
 
 Ending = Literal["complete", "waiting", "relayed"]
 """How a loop ends: all is done; `once` would have to wait; the next link of the chain goes on."""
 
 _LONGEST_WAIT = 300.0
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Nothing is half written when the disk is full, so it can be waited for."""
-
 _SHAKY = (errno.ESTALE, errno.EIO)
 """A shared disk may say so while its server changes; twice in a row it is a fault."""
 
@@ -157,7 +154,7 @@ def _step(controller: Controller, failures: int) -> tuple[bool, bool, str]:
     except Unreachable as error:
         return False, True, f"{error.message}; waiting"
     except OSError as error:
-        if not (error.errno in _NO_ROOM or (error.errno in _SHAKY and not failures)):
+        if not (error.errno in NO_ROOM or (error.errno in _SHAKY and not failures)):
             raise
         return False, True, _disk_note(error)
 
@@ -167,7 +164,7 @@ def _beat(controller: Controller, note: str) -> str:
     try:
         controller.beat(note)
     except OSError as error:
-        if error.errno not in (*_NO_ROOM, *_SHAKY):
+        if error.errno not in (*NO_ROOM, *_SHAKY):
             raise
         return note or _disk_note(error)
     return note

@@ -10,13 +10,16 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from l2s_hpc.cluster.jobs import Executor, JobState
-from l2s_hpc.controller.decide import AttemptKey, Observed
+from l2s_hpc.cluster.jobs import COMPLETING, Executor, JobState
+from l2s_hpc.controller.judge import AttemptKey, Observed
 from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.files import process_start, read_json
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
 from l2s_hpc.store.state import AttemptState, BatchState, RunState
+
+_FROZEN_SECONDS = 300.0
+_LATE = JobState("unknown", "over; waiting for its table")
 
 
 class Observer:
@@ -40,21 +43,23 @@ class Observer:
         self._grace = grace
         self._clock = clock
         self._seen: set[str] = set()
+        self._late: set[str] = set()
 
     def look(self, state: RunState) -> Observed:
         """Return what is to be seen of the open batches of a run."""
-        self._seen = set()
+        self._seen, self._late = set(), set()
         live = list(state.live_attempts())
         receipts = self._receipts(live)
         jobs = self._jobs(state, receipts)
         # A job that ended between the two looks has left its receipt in between.
         receipts |= self._receipts(a for a in live if _key(a) not in receipts)
+        jobs = {task: _LATE if task in self._late else job for task, job in jobs.items()}
         found, unsubmitted = self._without_job(state.open_batches)
         over = [a for a in live if (job := jobs.get(a.task)) and job.state in ("ended", "stuck")]
         observed = Observed(
             receipts=receipts,
             jobs=jobs,
-            started=frozenset(_key(a) for a in over if self._attempt(a).owners()),
+            started={_key(a): self._attempt(a).chunks() for a in over if self._attempt(a).owners()},
             unsubmitted=unsubmitted,
             found=found,
             lingering=self._lingering(state, jobs),
@@ -123,9 +128,12 @@ class Observer:
         named = (receipt.evaluation, receipt.generation, receipt.candidate, receipt.attempt)
         if named != (attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt):
             return DamageError(f"the receipt of another attempt: {named}", path=paths.receipt)
-        late = receipt.failure is None and not paths.scores.exists()
-        # A shared disk may show a receipt before the table that was written before it.
-        return None if late and not self._waited(f"table {paths.scores}") else receipt
+        whole = paths.scores.exists() and paths.outputs.exists()
+        # A shared disk may show a receipt before the tables that were written before it.
+        if receipt.failure is None and not whole and not self._waited(f"table {paths.scores}"):
+            self._late.add(attempt.task)
+            return None
+        return receipt
 
     def _attempt(self, attempt: AttemptState) -> AttemptPaths:
         return self._paths.attempt(
@@ -145,9 +153,12 @@ class Observer:
             there = [jobs[task] for task in batch.tasks if task in jobs]
             if batch.live or not there:
                 continue
-            alive = [job for job in there if job.state not in ("ended", "orphaned")]
+            # What has no id cannot be ended: workers of a local controller, which end with it.
+            alive = [j for j in there if j.state not in ("ended", "orphaned") and j.job]
             ghosts = batch.abandoned or name not in state.open_batches
             late = ghosts or (bool(alive) and self._waited(f"batch {name}"))
+            if late:
+                alive = [job for job in alive if job.reason != COMPLETING]
             needless = [job for job in alive if late or job.state == "stuck"]
             if not alive and name in state.open_batches:
                 found[name] = ()
@@ -180,12 +191,13 @@ class Observer:
     def _writer_lives(self, batch: BatchState) -> bool:
         """Whether the controller that wrote the intent may still be submitting it.
 
-        On this host its process is looked up; another host's gets the grace period.
+        On this host its process is looked up, which may hang; another host's gets the grace period.
         """
         entry = batch.entry
-        if entry.host == socket.gethostname():
-            return entry.pid != os.getpid() and entry.process == process_start(entry.pid)
         age = self._clock() - datetime.fromisoformat(entry.time).timestamp()
+        if entry.host == socket.gethostname():
+            others = entry.pid != os.getpid() and entry.process == process_start(entry.pid)
+            return others and age < max(_FROZEN_SECONDS, self._grace)
         return age < self._grace
 
 

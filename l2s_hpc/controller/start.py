@@ -15,8 +15,9 @@ from l2s_hpc.controller.executors import check_executor, make_executor
 from l2s_hpc.controller.plan import check_memory
 from l2s_hpc.controller.resolve import Resolved, model_sources, resolve
 from l2s_hpc.controller.step import Controller
-from l2s_hpc.errors import UserError
+from l2s_hpc.errors import IncompleteError, UserError
 from l2s_hpc.store.files import create_json, remove_stale_temporaries, write_json
+from l2s_hpc.store.journal import Event
 from l2s_hpc.store.layout import RunPaths, safe_name
 from l2s_hpc.store.run import RunInfo, read_run
 
@@ -29,6 +30,7 @@ def open_controller(
     folder: Path,
     command: str,
     resubmit_cancelled: bool = False,
+    by_user: bool = True,
 ) -> Controller:
     """Begin a run in a folder, or go on with the one that is there.
 
@@ -38,6 +40,7 @@ def open_controller(
         folder: the run directory.
         command: what the user typed, for the record.
         resubmit_cancelled: send again what somebody has cancelled until now.
+        by_user: somebody gave the command, no script and no clock.
 
     Raises:
         UserError: the job or site is wrong, or the folder holds another search; nothing is written.
@@ -55,7 +58,8 @@ def open_controller(
         info = _create(paths, resolved, command)
     remove_stale_temporaries(folder)
     controller = Controller(paths, info, resolved, make_executor(paths, site))
-    _record_start(controller, info, resolved, command, resubmit_cancelled)
+    said = {"by_user": by_user, "resubmit": resubmit_cancelled}
+    _record_start(controller, info, resolved, command, said)
     return controller
 
 
@@ -132,7 +136,7 @@ def side_by_side(rows: list[tuple[str, str, str]]) -> str:
 
 
 def _record_start(
-    controller: Controller, info: RunInfo, resolved: Resolved, command: str, resubmit: bool
+    controller: Controller, info: RunInfo, resolved: Resolved, command: str, said: Event
 ) -> None:
     """Journal that a controller starts, on which site, and what differs from the run's first start.
 
@@ -154,10 +158,17 @@ def _record_start(
         "command": command,
         "site": site,
         "operational": {key: config.get(key) for key in OPERATIONAL},
-        "resubmit": resubmit,
+        **said,
     }
-    while not controller.record([started, *changed]):
+    while not _recorded(controller, [started, *changed], said["by_user"]):
         controller.refresh()
+
+
+def _recorded(controller: Controller, events: list[Event], by_user: bool) -> bool:
+    """Record a start; one that no user has asked for does not undo `l2s stop`, however late."""
+    if controller.state.stopped and not by_user:
+        raise IncompleteError("stopped by `l2s stop`", hint="`l2s run` by hand goes on")
+    return controller.record(events)
 
 
 def _versions() -> dict[str, str]:

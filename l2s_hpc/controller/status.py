@@ -64,7 +64,7 @@ class Status:
             "budget": _budget(state, settings),
             "looks_at_report": state.looks,
             "last_event": state.last_time,
-            "reasons": sorted({f"{a.kind}: {a.message}" for a in attempts if a.kind})[-5:],
+            "reasons": list(dict.fromkeys(f"{a.kind}: {a.message}" for a in state.failures))[-5:],
         }
 
 
@@ -165,7 +165,11 @@ def _phase(state: RunState, info: RunInfo) -> tuple[str, list[str]]:
 def _budget(state: RunState, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was used and is left of GPU-hours, candidates and time; None is no limit."""
     used = usage(state)
-    found: dict[str, Any] = {"gpu_hours": round(used.gpu_hours, 4), "candidates": used.candidates}
+    found: dict[str, Any] = {
+        "gpu_hours": round(used.gpu_hours, 4),
+        "attempts_of_unknown_hours": used.unknown,
+        "candidates": used.candidates,
+    }
     hours = settings.get("budget.max_gpu_hours")
     candidates = settings.get("budget.max_candidates")
     deadline = settings.get("budget.deadline")

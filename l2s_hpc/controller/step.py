@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from l2s_hpc.analysis.fitness import Measures, measures
 from l2s_hpc.analysis.frames import Frames
 from l2s_hpc.analysis.tradeoff import search_front
-from l2s_hpc.cluster.jobs import Executor, JobState, never_runs
+from l2s_hpc.cluster.jobs import Executor, never_runs
 from l2s_hpc.controller.actions import (
     Abandon,
     Accept,
@@ -28,10 +28,11 @@ from l2s_hpc.controller.actions import (
     Submit,
     Tell,
 )
-from l2s_hpc.controller.budget import Budget, duration, spent
+from l2s_hpc.controller.budget import Budget, spent
 from l2s_hpc.controller.choose import choose
 from l2s_hpc.controller.decide import Policy, decide, finished
 from l2s_hpc.controller.heartbeat import Heartbeat
+from l2s_hpc.controller.judge import Observed
 from l2s_hpc.controller.observe import Observer
 from l2s_hpc.controller.resolve import Resolved
 from l2s_hpc.controller.submission import Room, intent, make_tasks
@@ -40,7 +41,7 @@ from l2s_hpc.recipes.recipe import make_recipe
 from l2s_hpc.records import Recipe
 from l2s_hpc.search.evolve import Evolution, Generation
 from l2s_hpc.search.objectives import constraints, minimised, objectives, violations
-from l2s_hpc.store.files import link_durably, move_to_quarantine, write_json
+from l2s_hpc.store.files import link_durably, move_to_quarantine, sha256_file, write_json
 from l2s_hpc.store.journal import Event, Journal
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo
@@ -74,7 +75,7 @@ class Controller:
         self._journal = Journal(paths.journal)
         self._clock = clock
         self._observer = Observer(paths, executor, resolved.site.grace_seconds, clock)
-        self._room = Room(executor, resolved.site)
+        self._room = Room(executor, resolved.site, clock)
         self._heartbeat = Heartbeat(paths.heartbeat, clock)
         self._observer.since |= self._heartbeat.remembered()
         self._evolution = Evolution(resolved.config, resolved.space)
@@ -91,6 +92,7 @@ class Controller:
             budget=_budget(resolved, info),
         )
         self.refresh()
+        self._stops = self.state.stops
 
     @property
     def finished(self) -> bool:
@@ -106,13 +108,13 @@ class Controller:
             Unreachable: Slurm gives no answer.
         """
         self.refresh()
-        if self.state.stopped:
+        if self.state.stopped or self.state.stops > self._stops:
             # A submission that was under way when it was stopped is known only now.
             with contextlib.suppress(Unreachable):
                 self._executor.cancel(self.state.open_batches)
             raise IncompleteError("stopped by `l2s stop`", hint="the same command goes on")
         observed = self._observer.look(self.state)
-        self.waiting = _reasons(observed.jobs.values())
+        self.waiting = _reasons(observed, self.state)
         return self._act(decide(self.state, observed, self.policy))
 
     def beat(self, note: str) -> None:
@@ -149,11 +151,12 @@ class Controller:
 
     def _act(self, actions: Sequence[Action]) -> bool:
         """Turn actions into events and record them in one entry; a submission stands alone."""
-        for action in actions:
-            if isinstance(action, Submit):
-                return self._submit(action)
-        events = [event for action in actions if (event := self._event(action)) is not None]
-        acted = bool(events) and self.record(events)
+        submissions = [action for action in actions if isinstance(action, Submit)]
+        if submissions:
+            acted = self._submit(submissions[0])
+        else:
+            events = [event for action in actions if (event := self._event(action)) is not None]
+            acted = bool(events) and self.record(events)
         for action in actions:
             if isinstance(action, End):
                 self._executor.end(action.batch, action.jobs)
@@ -190,16 +193,20 @@ class Controller:
                 return {"event": "completed"}
         return None
 
-    def _accept(self, action: Accept) -> Event:
+    def _accept(self, action: Accept) -> Event | None:
         """Verify a table, give it its accepted name, and let it count."""
         attempt, receipt = action.attempt, action.receipt
         where = (attempt.evaluation, attempt.generation, attempt.candidate)
         source = self.paths.attempt(*where, attempt.attempt)
         try:
             verify_table(source.scores, receipt)
+            if not source.outputs.exists() or sha256_file(source.outputs) != receipt.outputs_sha256:
+                raise DamageError("not the outputs of its receipt", path=source.outputs)
             self._check_receipt(receipt.run, receipt.protocol, receipt.rows, attempt.evaluation)
+        except FileNotFoundError:
+            return None  # the node has just taken it away, to begin anew: the next look decides
         except DamageError as error:
-            node, seconds = receipt.host, duration(receipt)
+            node, seconds = receipt.host, receipt.lasted
             return self._fail(Fail(attempt, "damaged", str(error), False, node, seconds))
         link_durably(source.scores, self.paths.scores(*where))
         link_durably(source.outputs, self.paths.outputs(*where))
@@ -213,7 +220,7 @@ class Controller:
             "content_sha256": receipt.content_sha256,
             "rows": receipt.rows,
             "node": receipt.host,
-            "seconds": duration(receipt),
+            "seconds": receipt.lasted,
         }
 
     def _check_receipt(self, run: str, protocol: str, rows: int, evaluation: str) -> None:
@@ -253,6 +260,7 @@ class Controller:
         room = self._room.free(self.state)
         tasks = make_tasks(action, batch, self._resolved.site, self._recipe)[:room]
         if not tasks:
+            self.waiting = self._room.reason
             return False
         for task in tasks:
             write_json(self.paths.task(task.key), task.model_dump(mode="json"))
@@ -261,11 +269,13 @@ class Controller:
         try:
             job = self._executor.submit(batch, [task.key for task in tasks], action.avoid)
         except SubmitError as error:
-            self.record([{"event": "abandoned", "batch": batch, "reason": error.message}])
+            refused = {"event": "abandoned", "batch": batch, "reason": error.message}
+            self.record([refused, {"event": "closed", "batch": batch}])
             if not isinstance(error, LimitError):
                 raise
-            self.waiting = f"{error.message}; waiting for room"
-            return self._room.refused(len(tasks))
+            again = self._room.refused(len(tasks), error.message)
+            self.waiting = self._room.reason
+            return again
         self._room.accepted(len(tasks))
         return self._submitted(batch, job)
 
@@ -356,16 +366,21 @@ def _budget(resolved: Resolved, info: RunInfo) -> Budget:
     )
 
 
-def _reasons(jobs: Iterable[JobState]) -> str:
+def _reasons(observed: Observed, state: RunState) -> str:
     """Return why tasks are not running, with how many say so."""
+    settled = {*observed.unsubmitted, *(observed.found or {})}
+    unsubmitted = [
+        f"{name} is being submitted by process {batch.entry.pid} on {batch.entry.host}"
+        for name, batch in state.open_batches.items()
+        if batch.job is None and not batch.abandoned and name not in settled
+    ]
     said = Counter(
         f"{job.state}: {job.reason}"
-        for job in jobs
+        for job in observed.jobs.values()
         if job.state in ("pending", "unknown") and job.reason not in ("", "None")
     )
-    return "; ".join(
-        f"{count} tasks {reason}{_advice(reason)}" for reason, count in sorted(said.items())
-    )
+    counts = [f"{count} tasks {reason}{_advice(reason)}" for reason, count in sorted(said.items())]
+    return "; ".join(unsubmitted + counts)
 
 
 def _advice(reason: str) -> str:

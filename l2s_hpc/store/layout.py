@@ -53,6 +53,10 @@ class AttemptPaths:
     def chunk(self, number: int) -> Path:
         return self.folder / f"chunk-{number:04d}.parquet"
 
+    def chunks(self) -> int:
+        """Return how many chunks this attempt has made durable itself."""
+        return len(list(self.folder.glob("chunk-*.json")))
+
     def owner(self, number: int) -> Path:
         """The claim of the process that was the n-th to begin the attempt, from 0."""
         return self.folder / f"owner-{number:04d}.json"

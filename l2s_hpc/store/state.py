@@ -16,8 +16,9 @@ Events, each a JSON object with the key `event`:
   ended it before its last generation
 - `fixed` front, picks: chosen on the selection split, before the report split is looked at
 - `changed` key, old, new: an operational setting
-- `started` command, site, operational, resubmit: a controller began or went on; `resubmit`: what
-  somebody cancelled until now is sent again
+- `started` command, site, operational, by_user, resubmit: a controller began or went on; `by_user`:
+  somebody gave the command, so that what could not begin is tried anew; `resubmit`: what somebody
+  cancelled until now is sent again
 - `detached` job: a controller was submitted to Slurm
 - `stopped`: it shall end; jobs under way are cancelled by us
 - `completed`
@@ -122,7 +123,8 @@ class RunState:
 
     Attributes:
         batches: all submissions by name, in order. open_batches: those that are not closed yet.
-        outcomes: by node, the attempts that ended there, in order.
+        outcomes: by node, the attempts that ended there, in order. failures: all of them, in order.
+        stops: how often somebody gave `l2s stop`.
         gpu_seconds: seconds of all attempts that left a receipt.
         site: the site of the last start. operational: its settings that may change.
         spent: the budget that ended the search early, if one did.
@@ -136,6 +138,7 @@ class RunState:
     batches: dict[str, BatchState] = field(default_factory=dict)
     open_batches: dict[str, BatchState] = field(default_factory=dict)
     outcomes: dict[str, list[AttemptState]] = field(default_factory=dict)
+    failures: list[AttemptState] = field(default_factory=list)
     gpu_seconds: float = 0.0
     stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     front: tuple[str, ...] | None = None
@@ -144,6 +147,7 @@ class RunState:
     looks: int = 0
     completed: bool = False
     stopped: bool = False
+    stops: int = 0
     site: dict[str, Any] = field(default_factory=dict)
     operational: dict[str, Any] = field(default_factory=dict)
     first_seen: dict[str, int] = field(default_factory=dict)
@@ -228,6 +232,7 @@ class RunState:
         attempt = self._end(key, event, "failed")
         attempt.kind, attempt.message = event["kind"], event["message"]
         attempt.counted, attempt.chunks = event["counted"], event.get("chunks", 0)
+        self.failures.append(attempt)
 
     def _penalised(self, event: Event, entry: Entry) -> None:
         key = (event["evaluation"], event["candidate"])
@@ -256,12 +261,18 @@ class RunState:
         self.stopped = False
         self.site = event.get("site", self.site)
         self.operational = event.get("operational", self.operational)
-        forgiven = ("not begun", "cancelled") if event.get("resubmit") else ("not begun",)
+        by_user = event.get("by_user", True)
+        forgiven = {
+            "not begun": by_user,
+            "interrupted": by_user,
+            "cancelled": event.get("resubmit"),
+        }
         for attempt in (a for tries in self.attempts.values() for a in tries):
-            attempt.forgiven = attempt.forgiven or attempt.kind in forgiven
+            attempt.forgiven = attempt.forgiven or bool(forgiven.get(attempt.kind))
 
     def _stopped(self, event: Event, entry: Entry) -> None:
         self.stopped = True
+        self.stops += 1
         for batch in self.open_batches.values():
             batch.stopped = True
 

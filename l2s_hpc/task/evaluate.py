@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -66,13 +67,11 @@ class Attempt:
         self.paths = paths.attempt(task.evaluation, task.generation, task.candidate, task.attempt)
         self.clock = Clock()
         self._owner = self.paths.owner(0)
+        self._earlier_seconds = 0.0
         self._earlier = [
             paths.attempt(task.evaluation, task.generation, task.candidate, attempt)
             for attempt in range(task.attempt, 0, -1)
         ]
-        self._next = paths.attempt(
-            task.evaluation, task.generation, task.candidate, task.attempt + 1
-        )
 
     def claim(self) -> bool:
         """Make the attempt ours, durably; False if it is done, given up, or another worker's.
@@ -80,17 +79,30 @@ class Attempt:
         Slurm may start a job again, even under the same id and restart count, while an older
         incarnation still runs. The last one to claim an attempt owns it; the others are fenced.
         """
-        if self._done() or self._next.folder.exists():
+        if self._done() or self._given_up():
             return False
         owners = self.paths.owners()
         if owners and self._is_ours(owners[-1]):
             return False
         claim = {"job": self._job.key, "host": self._job.host, "pid": os.getpid()}
         owner = self.paths.owner(len(owners))
-        if not with_room(lambda: create_json(owner, claim), self._disk_seconds):
+        created = with_room(lambda: create_json(owner, claim), self._disk_seconds)
+        # Where its directory could not be synced at first, the claim stands all the same.
+        if not created and _read(owner) != claim:
             return False
         self._owner = owner
-        # It says why the last incarnation ended; if this one dies silently, it is no excuse.
+        return self._take_over()
+
+    def _take_over(self) -> bool:
+        """Remove the receipt of an incarnation that was ended, and remember what it cost.
+
+        It says why that one ended; if this one dies silently, it is no excuse. False if that one
+        has come to its end while we claimed the attempt.
+        """
+        if self._done():
+            return False
+        with contextlib.suppress(OSError, ValueError, DamageError):
+            self._earlier_seconds = Receipt.model_validate(read_json(self.paths.receipt)).lasted
         self.paths.receipt.unlink(missing_ok=True)
         return True
 
@@ -100,14 +112,17 @@ class Attempt:
             raise Fenced(f"attempt {self.task.attempt} of {self.task.candidate} is another's now")
 
     def _fenced(self) -> bool:
-        return self._next.folder.exists() or self.paths.owners()[-1:] not in ([], [self._owner])
+        return self._given_up() or self.paths.owners()[-1:] not in ([], [self._owner])
+
+    def _given_up(self) -> bool:
+        """Whether a later attempt of this candidate has begun."""
+        others = self.paths.folder.parent.glob("*")
+        return any(p.name.isdigit() and int(p.name) > self.task.attempt for p in others)
 
     def _is_ours(self, owner: Path) -> bool:
         """Whether a claim is that of another worker of this job."""
-        try:
-            return bool(read_json(owner)["job"] == self._job.key)
-        except (DamageError, KeyError, TypeError):
-            return False
+        claim = _read(owner)
+        return isinstance(claim, dict) and claim.get("job") == self._job.key
 
     def _done(self) -> bool:
         """Whether a receipt is there that says more than that the last incarnation was ended."""
@@ -271,6 +286,7 @@ class Attempt:
                 "job": self._job.id,
                 "restart": self._job.restart,
                 "chunks": self.chunks,
+                "earlier_seconds": self._earlier_seconds,
                 "device": engine.device if engine else "",
                 "versions": versions | {"python": platform.python_version()},
                 "seconds": self.clock.seconds,
@@ -279,6 +295,14 @@ class Attempt:
                 **json.loads(json.dumps(found, default=_dump)),
             }
         )
+
+
+def _read(path: Path) -> object:
+    """Return what stands in a JSON file, or None where nobody can tell."""
+    try:
+        return read_json(path)
+    except (OSError, DamageError):
+        return None
 
 
 def _dump(value: object) -> object:

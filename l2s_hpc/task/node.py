@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
 import secrets
@@ -14,18 +13,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
+from l2s_hpc.errors import NO_ROOM
+
 T = TypeVar("T")
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""A full disk, a reached quota, and a disk that became read-only."""
-
-NO_ROOM_EXIT = 75
-"""The exit code of a worker that could not even leave a receipt (EX_TEMPFAIL)."""
 
 TEAM_VARIABLE = "L2S_TEAM"
 """What the workers of one task know each other by."""
 
 _LOOK_AGAIN_SECONDS = 5.0
+
+
+class NoRoom(OSError):
+    """The run directory has no room for what is to be written: no fault of candidate or node."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,17 @@ def with_room(write: Callable[[], T], seconds: float) -> T:
     What is to be written may have cost GPU-hours, and somebody may make room.
 
     Raises:
-        OSError: there is still no room, or it is another error.
+        NoRoom: there is still no room.
+        OSError: it is another error.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
             return write()
         except OSError as error:
-            if error.errno not in NO_ROOM or time.monotonic() >= deadline:
+            if error.errno not in NO_ROOM:
                 raise
+            if time.monotonic() >= deadline:
+                raise NoRoom(error.errno, error.strerror, error.filename) from error
             say(f"no room, waiting: {error}")
             time.sleep(min(_LOOK_AGAIN_SECONDS, max(seconds / 10, 0.1)))

@@ -21,10 +21,7 @@ def run_team(command: Sequence[str], workers: int) -> int:
     """
     devices = _devices(workers)
     ours = os.environ | {TEAM_VARIABLE: job().key}
-    processes = [
-        subprocess.Popen([*command, str(n)], env=ours | {"CUDA_VISIBLE_DEVICES": device})
-        for n, device in enumerate(devices)
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for process in processes:
@@ -33,6 +30,9 @@ def run_team(command: Sequence[str], workers: int) -> int:
 
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, pass_on)
+    for n, device in enumerate(devices):
+        env = ours | {"CUDA_VISIBLE_DEVICES": device}
+        processes.append(subprocess.Popen([*command, str(n)], env=env))
     codes = [process.wait() for process in processes]
     return max(code if code >= 0 else 128 - code for code in codes)
 

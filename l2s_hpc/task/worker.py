@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Literal
 
 from l2s_hpc.config import ModelSource
-from l2s_hpc.errors import L2SError
+from l2s_hpc.errors import NO_ROOM_EXIT, L2SError
 from l2s_hpc.evaluation.grading import Grader
 from l2s_hpc.recipes.models import Model, locate
 from l2s_hpc.records import Evaluation, Failure, Protocol, Task
@@ -32,7 +32,7 @@ from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
 from l2s_hpc.task.engines import Engine, EngineError, MergeError, open_engine
 from l2s_hpc.task.evaluate import Attempt, Fenced
-from l2s_hpc.task.node import NO_ROOM, NO_ROOM_EXIT, let_go_of_logs, say
+from l2s_hpc.task.node import NoRoom, let_go_of_logs, say
 from l2s_hpc.task.team import run_team
 
 
@@ -59,9 +59,10 @@ class Worker:
         self._places: dict[str, str] = {}
 
     def do(self, key: str) -> None:
-        """Do one task; every candidate of it has a receipt afterwards, unless we are killed.
+        """Do one task, and leave a receipt of every candidate that gets its turn.
 
-        What is done already, or is done by another worker of the same task, is left out.
+        What is done already, or is done by another worker of the same task, is left out. A signal,
+        a fence or a full disk ends the task.
         """
         task = Task.model_validate(read_json(self.paths.task(key)))
         self._places = task.models
@@ -156,9 +157,7 @@ def _work(run: Path, keys: Iterable[str]) -> int:
         return 143
     except Fenced as error:
         say(str(error))
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
+    except NoRoom as error:
         say(f"no room for a receipt: {error}")
         return NO_ROOM_EXIT
     finally:
@@ -202,8 +201,9 @@ def _end_with_parent() -> None:
 
 
 def _failure(error: Exception) -> Failure:
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        # A full disk is nobody's fault: the candidate comes again when there is room.
+    if isinstance(error, NoRoom):
+        # Nobody's fault: the candidate comes again when there is room. Another disk that is full,
+        # the node's own, is an error like any other.
         return Failure(kind="interrupted", message=f"no room: {error}")
     trace = "" if isinstance(error, L2SError) else traceback.format_exc()[-4000:]
     return Failure(kind=_kind(error), message=f"{type(error).__name__}: {error}", trace=trace)

@@ -120,6 +120,10 @@ class Lab:
     def index(self, attempt: AttemptState) -> int:
         return int(attempt.task.rpartition("-")[2])
 
+    def on(self, attempt: AttemptState, job: Job) -> bool:
+        """Whether an attempt belongs to a job."""
+        return (attempt.batch, self.index(attempt)) == _at(job)
+
     def check(self) -> None:
         """The search came to what the undisturbed one came to, and left nothing behind."""
         assert outcome(self.run) == self.expected

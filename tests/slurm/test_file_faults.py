@@ -1,4 +1,7 @@
-"""The shared disk is full, read-only or slow, or what stands on it is damaged."""
+"""The shared disk is full or read-only, or what stands on it is damaged.
+
+That it shows files late is simulated: see `tests/unit/test_simulated.py`.
+"""
 
 from __future__ import annotations
 

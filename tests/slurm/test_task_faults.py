@@ -62,6 +62,19 @@ def test_out_of_memory(slurm: SlurmCluster, tmp_path: Path) -> None:
     assert any("MemoryError" in a.message for a in lab.failures())
 
 
+def test_out_of_memory_as_slurm_ends_it(slurm_installed: None, tmp_path: Path) -> None:
+    """Slurm itself kills the task that takes more than site.memory, and another one does it."""
+    with SlurmCluster(tmp_path / "c", memory_kill="slurm") as cluster:
+        once = tmp_path / "lab" / "once"
+        once.mkdir(parents=True)
+        node = {"once": str(once), "faults": {"memory": 0.25}}
+        lab = make_lab(cluster, tmp_path / "lab", node=node)
+        lab.finish()
+        lab.check()
+        failed = [a for a in lab.failures() if a.counted]
+        assert failed and {a.kind for a in failed} == {"lost"}
+
+
 @pytest.mark.parametrize("kind", ["kill", "error"])
 def test_what_fails_everywhere_is_penalised_with_its_reason(
     slurm: SlurmCluster, tmp_path: Path, kind: str
@@ -84,13 +97,13 @@ def test_what_fails_everywhere_is_penalised_with_its_reason(
 
 
 def test_the_time_limit_keeps_finished_chunks(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """Slurm's warning comes before the limit; the next attempt goes on at the next chunk."""
+    """Slurm warns, and ends the task at its limit; the next attempt goes on at the next chunk."""
     lab = chunked(slurm, tmp_path)
     controller = lab.begin("site.candidates_per_task=4")
     with ended(controller):
         lab.wait(lambda: sealed_chunks(lab) >= 2)
         for job in lab.running():
-            slurm.run("scancel", "--batch", "--signal=USR2", job.id)
+            slurm.time_out(job.id)
         end(controller)
     lab.check()
     cut = [a for a in lab.failures() if a.kind == "timeout"]
@@ -257,6 +270,9 @@ def test_a_frozen_task_that_was_given_up_is_fenced_off(slurm: SlurmCluster, tmp_
         tasks = slurm.tasks(job.id)
         for process in tasks:
             process.send(signal.SIGSTOP)
+        theirs = [lab.paths(a) for a in lab.state().live_attempts() if lab.on(a, job)]
+        unfinished = [paths for paths in theirs if not paths.receipt.exists()]
+        assert unfinished
         os.kill(slurm.daemons[job.node].pid, signal.SIGSTOP)
         try:
             end(controller)
@@ -267,6 +283,7 @@ def test_a_frozen_task_that_was_given_up_is_fenced_off(slurm: SlurmCluster, tmp_
                 process.send(signal.SIGCONT)
     slurm.wait(lambda: not any(process.alive() for process in tasks), timeout=60)
     lab.check()
+    assert not any(paths.receipt.exists() or paths.scores.exists() for paths in unfinished)
     l2s("verify", str(lab.run), env=lab.env)
 
 
