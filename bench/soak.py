@@ -136,7 +136,7 @@ class Soak:
         if job is None:
             return False
         self.slurm.run("scontrol", "requeuehold", job.id)
-        self.later(5, partial(self.slurm.run, "scontrol", "release", job.id, check=False))
+        self.later(5, partial(self.undo, "scontrol", "release", job.id))
         return True
 
     def cancel_task(self) -> bool:
@@ -153,7 +153,7 @@ class Soak:
         if job is None:
             return False
         urgent = self.slurm.preempt(job.node)
-        self.later(4, partial(self.slurm.run, "scancel", str(urgent), check=False))
+        self.later(4, partial(self.undo, "scancel", str(urgent)))
         return True
 
     def kill_node(self) -> bool:
@@ -205,6 +205,12 @@ class Soak:
         if job is not None:
             self.slurm.run(*command, job.id)
         return job is not None
+
+    def undo(self, *command: str) -> None:
+        """Run a command of Slurm's that may come too late, but must get through."""
+        done = self.slurm.run(*command, check=False)
+        if "Unable to contact" in done.stderr:
+            raise ClusterError(done.stderr)
 
     def running(self) -> Job | None:
         """A task of the search that runs now; None where there is none."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from l2s_hpc.analysis.frames import Frames
+from l2s_hpc.analysis.frames import Frames, ScoreTensor
 from l2s_hpc.measures.transfer import transfer
 
 Measures = dict[str, float | None]
@@ -31,24 +31,27 @@ def measures(
     Raises:
         DamageError: a table is damaged, or a candidate lacks items of its parents.
     """
-    found = _means(frames, evaluation, candidates)
-    for candidate, rates in _transfer_rates(frames, evaluation, candidates, parents).items():
+    ids = list(dict.fromkeys([*parents.values(), *candidates]))
+    rows = frames.read(evaluation, ids)
+    found = _means(rows, candidates)
+    tensor = frames.arrange(rows, evaluation, ids)
+    for candidate, rates in _transfer_rates(tensor, candidates, parents).items():
         found[candidate].update(rates)
     for values in found.values():
         values.update(_macro(values))
     return found
 
 
-def _means(frames: Frames, evaluation: str, candidates: Sequence[str]) -> dict[str, Measures]:
+def _means(rows: pl.DataFrame, candidates: Sequence[str]) -> dict[str, Measures]:
     wanted = [
         pl.col("correct").mean().alias("accuracy"),
         pl.col("n_charged_tokens").mean().alias("tokens"),
         pl.col("truncated").mean().alias("truncation"),
         pl.len().alias("n"),
     ]
-    rows = frames.scan(evaluation, candidates)
-    pooled = rows.group_by("candidate").agg(wanted).collect()
-    parts = rows.group_by("candidate", "benchmark").agg(wanted).collect()
+    rows = rows.filter(pl.col("candidate").is_in(candidates))
+    pooled = rows.group_by("candidate").agg(wanted)
+    parts = rows.group_by("candidate", "benchmark").agg(wanted)
     found: dict[str, Measures] = {candidate: {} for candidate in candidates}
     for row in pooled.iter_rows(named=True):
         found[row.pop("candidate")] |= row
@@ -59,11 +62,10 @@ def _means(frames: Frames, evaluation: str, candidates: Sequence[str]) -> dict[s
 
 
 def _transfer_rates(
-    frames: Frames, evaluation: str, candidates: Sequence[str], parents: Mapping[str, str]
+    tensor: ScoreTensor, candidates: Sequence[str], parents: Mapping[str, str]
 ) -> dict[str, Measures]:
-    ids = list(dict.fromkeys([*parents.values(), *candidates]))
-    tensor = frames.tensor(evaluation, ids)
-    of_parents = [ids.index(parent) for parent in parents.values()]
+    row_of = {candidate: row for row, candidate in enumerate(tensor.candidates)}
+    of_parents = [row_of[parent] for parent in parents.values()]
     benchmarks = tensor.benchmarks
     columns = {"": np.ones(len(benchmarks), dtype=bool)}
     columns |= {f".{name}": benchmarks == name for name in sorted(set(benchmarks.tolist()))}
@@ -72,7 +74,7 @@ def _transfer_rates(
         values = tensor.values[:, chosen]
         rates = transfer(values[of_parents], values) if parents else None
         for candidate in candidates:
-            row = ids.index(candidate)
+            row = row_of[candidate]
             found[candidate][f"ntr{suffix}"] = _number(rates.ntr[row]) if rates else None
             found[candidate][f"ptr{suffix}"] = _number(rates.ptr[row]) if rates else None
     return found

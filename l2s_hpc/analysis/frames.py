@@ -18,6 +18,20 @@ from l2s_hpc.store.files import read_json, sha256_file
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import Accepted
 
+_MEASURED = (
+    "candidate",
+    "benchmark",
+    "item",
+    "sample",
+    "correct",
+    "n_charged_tokens",
+    "truncated",
+)
+"""The columns that measures are made of."""
+
+Stamp = tuple[int, int, int]
+"""Size, time of the last change and inode of a file."""
+
 
 @dataclass(frozen=True)
 class ScoreTensor:
@@ -58,7 +72,7 @@ class Frames:
         self._paths = paths
         self._strict = strict
         self._accepted = {(a.evaluation, a.candidate): a for a in accepted}
-        self._verified: dict[Path, tuple[int, int, int]] = {}
+        self._verified: dict[Path, Stamp] = {}
 
     def candidates(self, evaluation: str) -> list[str]:
         """Return the candidates that have a score table in an evaluation."""
@@ -71,8 +85,7 @@ class Frames:
             DamageError: a table is damaged or missing (unless not strict).
         """
         wanted = self.candidates(evaluation) if candidates is None else list(candidates)
-        entries = [self._accepted.get((evaluation, candidate)) for candidate in wanted]
-        return [e.candidate for e in entries if e is not None and self._verify(e) is not None]
+        return [entry.candidate for entry in self._sound(self._entries(evaluation, wanted))]
 
     def receipt(self, evaluation: str, candidate: str) -> Receipt:
         """Return the receipt of an accepted table.
@@ -98,18 +111,23 @@ class Frames:
             DamageError: a table that is asked for is damaged or missing (unless not strict).
             UserError: nothing was accepted there.
         """
-        wanted = [
-            entry
-            for (name, candidate), entry in self._accepted.items()
-            if evaluation in (None, name) and (candidates is None or candidate in candidates)
-        ]
-        files = [path for entry in wanted if (path := self._verify(entry)) is not None]
+        sound = self._sound(self._entries(evaluation, candidates))
+        files = [self._path(entry) for entry in sound]
         if not files:
             raise UserError(
                 f"no score table of evaluation '{evaluation or 'any'}' is accepted yet",
                 path=self._paths.folder,
             )
         return pl.scan_parquet(files, hive_partitioning=False, glob=False)
+
+    def read(self, evaluation: str, candidates: Collection[str]) -> pl.DataFrame:
+        """Return the columns that measures are made of, each file read once.
+
+        Raises:
+            DamageError: a table that is asked for is damaged or missing (unless not strict).
+            UserError: nothing was accepted there.
+        """
+        return self.scan(evaluation, candidates).select(_MEASURED).collect()
 
     def tensor(
         self, evaluation: str, candidates: Sequence[str], benchmark: str | None = None
@@ -120,32 +138,51 @@ class Frames:
             DamageError: a candidate lacks an item that another has.
             UserError: nothing was accepted there, or the benchmark has no items.
         """
-        rows = self.scan(evaluation, candidates).filter(pl.col("sample") == 0)
+        rows = self.read(evaluation, candidates)
         if benchmark is not None:
             rows = rows.filter(pl.col("benchmark") == benchmark)
-        columns = ("candidate", "benchmark", "item", "correct", "n_charged_tokens", "truncated")
-        frame = rows.select(columns).collect()
-        if frame.is_empty():
+        if rows.is_empty():
             raise UserError(f"no items of benchmark '{benchmark}' in evaluation '{evaluation}'")
-        items = frame.select("benchmark", "item").unique().sort("benchmark", "item").rows()
-        column_of = {item: index for index, item in enumerate(items)}
-        row_of = {candidate: index for index, candidate in enumerate(candidates)}
-        at = (
-            [row_of[candidate] for candidate in frame["candidate"].to_list()],
-            [column_of[item] for item in frame.select("benchmark", "item").rows()],
-        )
+        return self.arrange(rows, evaluation, candidates)
+
+    def arrange(
+        self, rows: pl.DataFrame, evaluation: str, candidates: Sequence[str]
+    ) -> ScoreTensor:
+        """Return the first sample of each item of rows that `read` returned.
+
+        Raises:
+            DamageError: a candidate lacks an item that another has.
+        """
+        rows = rows.filter(pl.col("sample") == 0)
+        items = rows.select("benchmark", "item").unique().sort("benchmark", "item")
+        column_of = items.with_row_index("column")
+        row_of = pl.DataFrame({"candidate": candidates}).with_row_index("row")
+        placed = rows.join(column_of, on=["benchmark", "item"]).join(row_of, on="candidate")
+        at = (placed["row"].to_numpy(), placed["column"].to_numpy())
         shape = (len(candidates), len(items))
         self._check_whole(at, shape, evaluation, candidates)
         values, tokens = np.empty(shape, dtype=np.uint8), np.empty(shape, dtype=np.int32)
         truncated = np.empty(shape, dtype=np.bool_)
-        values[at] = frame["correct"].to_numpy()
-        tokens[at] = frame["n_charged_tokens"].to_numpy()
-        truncated[at] = frame["truncated"].to_numpy()
-        return ScoreTensor(values, tuple(candidates), tuple(items), tokens, truncated)
+        values[at] = placed["correct"].to_numpy()
+        tokens[at] = placed["n_charged_tokens"].to_numpy()
+        truncated[at] = placed["truncated"].to_numpy()
+        return ScoreTensor(values, tuple(candidates), tuple(items.rows()), tokens, truncated)
+
+    def _entries(
+        self, evaluation: str | None, candidates: Collection[str] | None
+    ) -> list[Accepted]:
+        if evaluation is not None and candidates is not None:
+            keys = [(evaluation, candidate) for candidate in dict.fromkeys(candidates)]
+            return [self._accepted[key] for key in keys if key in self._accepted]
+        return [
+            entry
+            for (name, candidate), entry in self._accepted.items()
+            if evaluation in (None, name) and (candidates is None or candidate in candidates)
+        ]
 
     def _check_whole(
         self,
-        at: tuple[list[int], list[int]],
+        at: tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]],
         shape: tuple[int, int],
         evaluation: str,
         candidates: Sequence[str],
@@ -161,25 +198,40 @@ class Frames:
                     path=self._paths.folder,
                 )
 
-    def _verify(self, entry: Accepted) -> Path | None:
-        path = self._paths.scores(entry.evaluation, entry.generation, entry.candidate)
-        try:
-            self._check(path, entry)
-        except DamageError as error:
-            if self._strict:
-                raise
-            warnings.warn(f"left out: {error}", stacklevel=4)
-            return None
-        return path
+    def _sound(self, entries: Iterable[Accepted]) -> list[Accepted]:
+        """Return the entries whose tables are sound; a table is read again only if it changed."""
+        stamps = [(entry, stamp) for entry in entries if (stamp := self._hashed(entry))]
+        fresh = [e for e, stamp in stamps if self._verified.get(self._path(e)) != stamp]
+        counted = _row_counts([self._path(entry) for entry in fresh])
+        sound = []
+        for entry, stamp in stamps:
+            path = self._path(entry)
+            # The journal's count stands apart from the receipt.
+            if counted.get(path, entry.rows) != entry.rows:
+                text = f"{counted[path]} rows, {entry.rows} were accepted"
+                self._leave_out(DamageError(text, path=path))
+                continue
+            self._verified[path] = stamp
+            sound.append(entry)
+        return sound
 
-    def _check(self, path: Path, entry: Accepted) -> None:
+    def _hashed(self, entry: Accepted) -> Stamp | None:
+        """Return what tells a table's file from a later one, once its hash is right."""
+        path = self._path(entry)
         try:
             info = path.stat()
-        except OSError:
-            raise DamageError("an accepted score table is missing", path=path) from None
-        seen = (info.st_size, info.st_mtime_ns, info.st_ino)
-        if self._verified.get(path) == seen:
-            return
+            stamp = (info.st_size, info.st_mtime_ns, info.st_ino)
+            if self._verified.get(path) != stamp:
+                self._check(path, entry)
+        except FileNotFoundError:
+            self._leave_out(DamageError("an accepted score table is missing", path=path))
+        except DamageError as error:
+            self._leave_out(error)
+        else:
+            return stamp
+        return None
+
+    def _check(self, path: Path, entry: Accepted) -> None:
         receipt = self.receipt(entry.evaluation, entry.candidate)
         if receipt.content_sha256 != entry.content_sha256:
             raise DamageError("its receipt is not the one that was accepted", path=path)
@@ -189,8 +241,21 @@ class Frames:
                 hint="`l2s verify --quarantine` moves it away, `l2s run` evaluates it again",
                 path=path,
             )
-        # Reads the file's footer only; the journal's count stands apart from the receipt.
-        rows = pl.scan_parquet(path, hive_partitioning=False).select(pl.len()).collect().item()
-        if rows != entry.rows:
-            raise DamageError(f"{rows} rows, {entry.rows} were accepted", path=path)
-        self._verified[path] = seen
+
+    def _leave_out(self, error: DamageError) -> None:
+        if self._strict:
+            raise error
+        warnings.warn(f"left out: {error}", stacklevel=5)
+
+    def _path(self, entry: Accepted) -> Path:
+        return self._paths.scores(entry.evaluation, entry.generation, entry.candidate)
+
+
+def _row_counts(files: Sequence[Path]) -> dict[Path, int]:
+    """Return the rows of each table, from the files' footers alone."""
+    if not files:
+        return {}
+    scan = pl.scan_parquet(
+        list(files), hive_partitioning=False, glob=False, include_file_paths="file"
+    )
+    return {Path(file): rows for file, rows in scan.group_by("file").len().collect().iter_rows()}

@@ -41,11 +41,11 @@ from l2s_hpc.recipes.recipe import make_recipe
 from l2s_hpc.records import Recipe
 from l2s_hpc.search.evolve import Evolution, Generation
 from l2s_hpc.search.objectives import constraints, minimised, objectives, violations
-from l2s_hpc.store.files import link_durably, move_to_quarantine, sha256_file, write_json
+from l2s_hpc.store.files import link_durably, move_to_quarantine, write_json
 from l2s_hpc.store.journal import Event, Journal
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo
-from l2s_hpc.store.scores import verify_table
+from l2s_hpc.store.scores import verify_outputs, verify_table
 from l2s_hpc.store.state import RunState
 
 
@@ -200,8 +200,7 @@ class Controller:
         source = self.paths.attempt(*where, attempt.attempt)
         try:
             verify_table(source.scores, receipt)
-            if not source.outputs.exists() or sha256_file(source.outputs) != receipt.outputs_sha256:
-                raise DamageError("not the outputs of its receipt", path=source.outputs)
+            verify_outputs(source.outputs, receipt)
             self._check_receipt(receipt.run, receipt.protocol, receipt.rows, attempt.evaluation)
         except FileNotFoundError:
             return None  # the node has just taken it away, to begin anew: the next look decides

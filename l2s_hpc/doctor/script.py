@@ -29,7 +29,7 @@ def script(site: SiteConfig, name: str, folder: Path, module: Sequence[str]) -> 
     from l2s_hpc.cluster.slurm import SlurmExecutor
 
     head = SlurmExecutor(RunPaths(folder), site).preview(name, 1).partition(_COMMAND)[0]
-    command = shlex.join([*python_command(site), "-u", "-m", *module])
+    command = shlex.join([*python_command(site), "-uPm", *module])
     return f"{head}{_COMMAND}exec {command}\n"
 
 

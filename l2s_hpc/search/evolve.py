@@ -121,7 +121,8 @@ class _Snap(Repair):  # type: ignore[misc]
         self._space = space
 
     def _do(self, problem: Problem, X: Array, **kwargs: Any) -> Array:
-        return np.array([snap_unit(row, self._space.searched) for row in X], dtype=float)
+        genes = self._space.searched
+        return np.array([snap_unit(row, genes) for row in X], dtype=float)
 
 
 def snap_unit(row: Array, genes: Sequence[Gene]) -> list[float]:

@@ -84,8 +84,20 @@ def read_table(path: Path, schema: pa.Schema = SCORES) -> pa.Table:
         DamageError: the file is not Parquet, its checksums fail, or its columns differ.
     """
     try:
-        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamageError(f"not a readable table: {error}", path=path) from error
+    return _parsed(content, path, schema)
+
+
+def _parsed(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
+    """Return the table that a file's bytes hold."""
+    try:
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+            # Most tables are small: handing columns to threads takes longer than reading them.
+            table = file.read(use_threads=False)
+    # A name in the footer that is no UTF-8 is a plain ValueError.
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DamageError(f"not a readable table: {error}", path=path) from error
     if not table.schema.equals(schema):
         raise DamageError("its columns are not those of this version's tables", path=path)
@@ -115,16 +127,30 @@ def verify_table(path: Path, receipt: Receipt) -> pa.Table:
     """
     if not path.is_file():
         raise DamageError("the score table is missing", path=path)
-    if sha256_file(path) != receipt.file_sha256:
+    # Read once, so that what is hashed is what is parsed.
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != receipt.file_sha256:
         raise DamageError("the sha256 differs from the receipt's", path=path)
-    table = read_table(path)
+    table = _parsed(content, path, SCORES)
     _check_owner(table, receipt, path)
     keys = table.select(["benchmark", "item", "sample"])
-    if keys.group_by(keys.column_names).aggregate([]).num_rows != table.num_rows:
+    if keys.group_by(keys.column_names, use_threads=False).aggregate([]).num_rows != table.num_rows:
         raise DamageError("a key (benchmark, item, sample) is repeated", path=path)
     if content_sha256(table) != receipt.content_sha256:
         raise DamageError("the content hash differs from the receipt's", path=path)
     return table
+
+
+def verify_outputs(path: Path, receipt: Receipt) -> None:
+    """Check that the full texts are those that a receipt names.
+
+    Raises:
+        DamageError: the file is missing, or differs by a byte.
+    """
+    if not path.is_file():
+        raise DamageError("the table of outputs is missing", path=path)
+    if sha256_file(path) != receipt.outputs_sha256:
+        raise DamageError("the sha256 differs from the receipt's", path=path)
 
 
 def _check_owner(table: pa.Table, receipt: Receipt, path: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from l2s_hpc.cluster.jobs import JobState
-from l2s_hpc.controller.decide import Observed, Policy
+from l2s_hpc.controller.decide import Policy
+from l2s_hpc.controller.judge import Observed
 from l2s_hpc.records import Failure, Receipt
 from l2s_hpc.store.journal import Entry
 from l2s_hpc.store.state import RunState

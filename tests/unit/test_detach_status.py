@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from l2s_hpc.store.files import write_json
 from l2s_hpc.store.journal import Journal
 from l2s_hpc.store.layout import RunPaths
 from tests.mini import state_of, write_mini
+from tests.unit.commands import Commands
 
 NOW = datetime(2027, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -168,6 +170,17 @@ def test_stop_that_cannot_reach_slurm_stands_and_can_be_repeated(
         cancelled.append(self.name)
 
     monkeypatch.setattr(control.ControllerJobs, "cancel", cancel)
+    batches = list(state_of(run).batches)
+    commands = Commands(tmp_path / "bin", monkeypatch)
+    lives = f"{batches[0]}|77|0|RUNNING|0|n1|None|\nanother-runs|78|0|RUNNING|0|n1|None|\n"
+    commands.answer("squeue", lives)
+    commands.answer("scancel")
+    # Who is cancelled is COMPLETING at the next look, and then gone.
+    script = commands.folder / "scancel"
+    text = script.read_text(encoding="utf-8")
+    gone = f'sed -i "s/RUNNING/COMPLETING/" {commands.folder}/squeue.out\n'
+    script.write_text(text.replace("cat ", f"{gone}cat ", 1), encoding="utf-8")
+    monkeypatch.setattr(control, "_LOOK_SECONDS", 0)
     with pytest.raises(IncompleteError, match="asked to stop, but its jobs could not") as error:
         control.stop(run)
     assert error.value.exit_code == 3 and "again" in error.value.hint
@@ -175,6 +188,41 @@ def test_stop_that_cannot_reach_slurm_stands_and_can_be_repeated(
     away = False
     assert control.stop(run) == 0
     assert len(cancelled) == 1 and cancelled[0].endswith("-controller")
+    asked = commands.calls("squeue")
+    everyone = f"--name={','.join(batches)}"
+    assert everyone in asked[0], "closed ones too: Slurm may have ghosts of them"
+    assert commands.calls("scancel") == [["77"]]
+
+
+def test_stop_goes_on_until_no_task_is_seen(
+    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller may be in its last sbatch: its job is seen a moment later."""
+    run = shutil.copytree(complete, tmp_path / "run")
+    site = {**state_of(run).site, "executor": "slurm"}
+    journal = Journal(RunPaths(run).journal)
+    journal.refresh()
+    journal.append([{"event": "started", "command": "", "site": site}])
+    (batch, *_) = state_of(run).batches
+    commands = Commands(tmp_path / "bin", monkeypatch)
+    for name in ("squeue", "scancel"):
+        commands.answer(name)
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        rounds = {1: f"{batch}|81|0|PENDING|0||None|\n", 3: ""}
+        if len(slept) in rounds:
+            commands.answer("squeue", rounds[len(slept)])
+
+    commands.answer("squeue", f"{batch}|80|0|RUNNING|0|n1|None|\n")
+    monkeypatch.setattr(control, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(control.ControllerJobs, "cancel", lambda self, jobs=(): None)
+    control.stop(run)
+    assert commands.calls("scancel") == [["80"], ["81"], ["81"]] and len(slept) == 3
+    commands.answer("squeue", f"{batch}|82|0|RUNNING|0|n1|None|\n")
+    control.stop(run)
+    assert len(slept) <= 3 + control._MOST_LOOKS, "it does not wait for ever"
 
 
 class Views:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from l2s_hpc.cluster.jobs import NO_ROOM, JobState
+from l2s_hpc.cluster.jobs import NO_ROOM_JOB, JobState
 from l2s_hpc.cluster.local import LocalExecutor
 from l2s_hpc.config import SiteConfig
 from l2s_hpc.store.layout import RunPaths
@@ -92,15 +92,10 @@ def test_batches_of_other_controllers(tmp_path: Path, job: str | None, state: st
     assert found.state == state
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a worker of this machine that found no room for a receipt (exit code 75) just ended: "
-    "its candidate is to blame, and after a second time penalised",
-)
 def test_a_worker_that_found_no_room_says_so_by_its_exit_code(tmp_path: Path) -> None:
     of = executor(tmp_path, "sys.exit(75)", parallel=1)
     of.submit("b1", ["x"])
     until(of, ("x",), all_ended)
     (state,) = watched(of, "x").values()
     of.close()
-    assert state.reason == NO_ROOM
+    assert state.reason == NO_ROOM_JOB

@@ -269,9 +269,11 @@ KINDS = ["not begun", "cancelled", "lost", "interrupted"]
 @pytest.mark.parametrize(
     ("start", "forgiven"),
     [
-        (STARTED, ["not begun"]),
-        ({**STARTED, "resubmit": False}, ["not begun"]),
-        ({**STARTED, "resubmit": True}, ["not begun", "cancelled"]),
+        (STARTED, ["not begun", "interrupted"]),
+        ({**STARTED, "resubmit": False}, ["not begun", "interrupted"]),
+        ({**STARTED, "resubmit": True}, ["not begun", "cancelled", "interrupted"]),
+        ({**STARTED, "by_user": False}, []),
+        ({**STARTED, "by_user": False, "resubmit": True}, ["cancelled"]),
     ],
 )
 def test_a_start_forgives_what_the_user_has_seen_to(
@@ -279,12 +281,12 @@ def test_a_start_forgives_what_the_user_has_seen_to(
 ) -> None:
     four = [intent("x", "search", A, B, SLOW, FAST)]
     failures = [failed(c, 1, k, False) for c, k in zip((A, B, SLOW, FAST), KINDS, strict=True)]
-    state = fold([four, failures, [start], [STARTED]])
+    state = fold([four, failures, [start], [{**STARTED, "by_user": False}]])
     found = [a.kind for tries in state.attempts.values() for a in tries if a.forgiven]
     assert found == forgiven
     later = [[intent("y", "search", A, attempt=2)], [failed(A, 2, "not begun", False)]]
     state = fold([four, failures, [start], *later])
-    assert [a.forgiven for a in state.attempts["search", A]] == [True, False]
+    assert [a.forgiven for a in state.attempts["search", A]] == ["not begun" in forgiven, False]
 
 
 def test_unknown_events_are_left_alone() -> None:

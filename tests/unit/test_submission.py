@@ -69,8 +69,19 @@ class Limits:
         self.most_tasks = most_tasks
 
 
-def room(most_tasks: int = 1000, max_jobs: int = 0) -> Room:
-    return Room(Limits(most_tasks), site(max_jobs=max_jobs))  # type: ignore[arg-type]
+class Clock:
+    """A time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def room(most_tasks: int = 1000, max_jobs: int = 0, clock: Clock | None = None) -> Room:
+    given = site(max_jobs=max_jobs)
+    return Room(Limits(most_tasks), given, clock or Clock())  # type: ignore[arg-type]
 
 
 def test_the_array_limit_of_the_cluster_is_kept_to() -> None:
@@ -94,18 +105,56 @@ def test_candidates_that_share_a_task_are_one_job() -> None:
 
 def test_a_refusal_halves_what_goes_at_once() -> None:
     of = room()
-    sent, more = [8], [of.refused(8)]
+    sent, more = [8], [of.refused(8, "r")]
     for _ in range(3):
         sent.append(of.free(RunState()))
-        more.append(of.refused(sent[-1]))
+        more.append(of.refused(sent[-1], "r"))
     assert sent == [8, 4, 2, 1]
     assert more == [True, True, True, False], "a single task that is refused waits"
+    assert of.free(RunState()) == 0
+
+
+def pauses(of: Room, clock: Clock, times: int) -> list[float]:
+    """How many seconds a single task waits after each of so many refusals."""
+    found = []
+    for _ in range(times):
+        of.refused(1, "r")
+        began = clock.now
+        while not of.free(RunState()):
+            clock.now += 1
+        assert of.free(RunState()) == 1
+        found.append(clock.now - began)
+    return found
+
+
+def test_a_single_task_that_is_refused_is_tried_less_and_less() -> None:
+    clock = Clock()
+    of = room(clock=clock)
+    assert pauses(of, clock, 8) == [15, 30, 60, 120, 240, 300, 300, 300]
+    of.accepted(1)
+    assert pauses(of, clock, 2) == [15, 30], "Slurm has taken one in between"
+
+
+def test_why_there_is_no_room_is_said_while_there_is_none() -> None:
+    clock, busy = Clock(), state_of(asked(0, *"abcde"), intended("a", "b"), submitted())
+    of = room(max_jobs=2, clock=clock)
+    assert of.free(busy) == 0 and of.reason == "site.max_jobs = 2 tasks are under way"
+    assert of.free(RunState()) == 2 and of.reason == ""
+    of.refused(1, "QOSMaxSubmitJobPerUserLimit")
+    assert of.free(busy) == 0 and of.reason == "QOSMaxSubmitJobPerUserLimit; waiting for room"
+    clock.now += 15
+    assert of.free(RunState()) == 1 and of.reason == ""
+
+
+def test_after_a_refusal_of_several_nothing_waits() -> None:
+    of = room()
+    of.refused(2, "r")
     assert of.free(RunState()) == 1
 
 
 def test_what_slurm_takes_opens_the_room_again() -> None:
     of = room()
-    of.refused(40)
+    of.refused(40, "r")
     sent = []
     for _ in range(4):
         sent.append(of.free(RunState()))
@@ -124,14 +173,18 @@ def test_all_is_submitted_with_few_refusals_whatever_the_limit(
     wanted: int, limit: int, most_tasks: int
 ) -> None:
     """Slurm takes no more than `limit` jobs; they all end whenever it has refused a single one."""
-    of, queued, refusals = room(most_tasks), 0, 0
+    clock = Clock()
+    of, queued, refusals = room(most_tasks, clock=clock), 0, 0
     total = wanted
     for _ in range(1000):
         size = min(of.free(RunState()), wanted)
+        if size == 0:
+            clock.now += 300
+            size = min(of.free(RunState()), wanted)
         assert 1 <= size <= most_tasks
         if queued + size > limit:
             refusals += 1
-            if not of.refused(size):
+            if not of.refused(size, "r"):
                 queued = 0
             continue
         of.accepted(size)
