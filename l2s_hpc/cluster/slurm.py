@@ -203,6 +203,9 @@ def within(seconds: float, call: Callable[[], T]) -> T:
             answer.set_result(call())
         except (FailedJobError, OSError, RuntimeError, ValueError) as error:
             answer.set_exception(error)
+        finally:
+            if not answer.done():  # the thread's traceback says what it was
+                answer.set_exception(RuntimeError("submitit failed"))
 
     threading.Thread(target=work, daemon=True).start()
     return answer.result(seconds)

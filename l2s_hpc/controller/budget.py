@@ -55,8 +55,9 @@ def usage(state: RunState) -> Usage:
 def spent(state: RunState, budget: Budget, now: float) -> str:
     """Return why no other generation fits into the budget; empty if one does.
 
-    Foreseen are: for the next generation, and for selection and report, the mean seconds of an
-    answer until now times the answers; for the deadline, that it lasts as long as they usually do.
+    Foreseen are: for the next generation, and for selection and report, the mean seconds of a
+    candidate of the search, in proportion to its items; for the deadline, that the next generation
+    lasts as long as they usually do.
     """
     limits = budget.limits
     if limits.max_candidates is not None:

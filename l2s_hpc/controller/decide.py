@@ -32,6 +32,9 @@ MOST_ATTEMPTS = 20
 _INTERRUPTIONS = ("interrupted", "orphaned", "cancelled", "not begun")
 """Failures that say nothing of the candidate."""
 
+_NO_FAULT = ("interrupted", "timeout")
+"""Failures after which a candidate goes on where it was; those that count are penalised before."""
+
 _NOT_THE_NODES = ("interrupted", "orphaned", "cancelled", "timeout", "merge")
 """Failures that say nothing of the node."""
 
@@ -255,7 +258,7 @@ def _check_starts(state: RunState, evaluation: str, wanted: Sequence[tuple[str, 
 def _check_progress(ended: Sequence[AttemptState], candidate: str) -> None:
     """Pause where a candidate is interrupted again and again, and comes no further."""
     idle = takewhile(
-        lambda a: a.kind == "interrupted" and not a.forgiven and a.chunks == ended[0].chunks, ended
+        lambda a: a.kind in _NO_FAULT and not a.forgiven and a.chunks == ended[0].chunks, ended
     )
     times = len(list(idle))
     if times >= MOST_ATTEMPTS:

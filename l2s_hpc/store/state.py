@@ -265,6 +265,7 @@ class RunState:
         forgiven = {
             "not begun": by_user,
             "interrupted": by_user,
+            "timeout": by_user,
             "cancelled": event.get("resubmit"),
         }
         for attempt in (a for tries in self.attempts.values() for a in tries):

@@ -101,9 +101,15 @@ def test_attempts_that_come_to_nothing_end_although_nobody_is_to_blame() -> None
     assert next_of(*RUNNING, *OTHERS, *damaged) == [Penalise("search", "a", reason)]
 
 
-@pytest.mark.parametrize("kind", ["orphaned", "timeout"])
-def test_interruptions_never_add_up_to_a_penalty(kind: str) -> None:
-    many = tries("a", *[False] * 2 * MOST_ATTEMPTS, kind=kind)
+def test_a_time_limit_that_cuts_again_and_again_pauses_the_search() -> None:
+    """In a team two candidates may share the time of each task, and neither is to blame."""
+    many = tries("a", *[False] * MOST_ATTEMPTS, kind="timeout")
+    with pytest.raises(IncompleteError, match="20 times in a row and came no further"):
+        next_of(*RUNNING, *OTHERS, *many)
+
+
+def test_orphaned_attempts_never_add_up_to_a_penalty() -> None:
+    many = tries("a", *[False] * 2 * MOST_ATTEMPTS, kind="orphaned")
     assert next_of(*RUNNING, *OTHERS, *many) == submit_a(2 * MOST_ATTEMPTS + 1)
 
 
