@@ -23,7 +23,7 @@ from l2s_hpc.controller.judge import AttemptKey
 from l2s_hpc.controller.resolve import Resolved, load, resolve
 from l2s_hpc.controller.start import _create, _record_start
 from l2s_hpc.controller.step import Controller
-from l2s_hpc.errors import LimitError, Unreachable
+from l2s_hpc.errors import NO_ROOM_EXIT, LimitError, Unreachable
 from l2s_hpc.records import Evaluation
 from l2s_hpc.store.journal import Journal
 from l2s_hpc.store.layout import RunPaths
@@ -480,7 +480,7 @@ class Cluster:
 
     def _no_room(self, job: Job) -> None:
         self._end(job, "FAILED")
-        job.status = node.NO_ROOM_EXIT << 8
+        job.status = NO_ROOM_EXIT << 8
 
     def _meet(self, job: Job) -> None:
         """A candidate's time is over: it ends well, unless a fault strikes by chance."""
