@@ -368,6 +368,7 @@ def check(simulation: Simulation) -> None:
     assert list(state.live_attempts()) == []
     for key, tries in state.attempts.items():
         assert sum(attempt.outcome == "accepted" for attempt in tries) <= 1
+        assert sum(attempt.counted for attempt in tries) <= 6, "given up too late"
         for attempt in tries:
             number = (*key, attempt.attempt)
             hit = number in cluster.blamed | cluster.nodes.damaged
