@@ -19,7 +19,6 @@ from unittest import mock
 
 from l2s_hpc.cluster.jobs import JobState
 from l2s_hpc.cluster.watch import Row, task_states
-from l2s_hpc.controller.judge import AttemptKey
 from l2s_hpc.controller.resolve import Resolved, load, resolve
 from l2s_hpc.controller.start import _create, _record_start
 from l2s_hpc.controller.step import Controller
@@ -28,7 +27,7 @@ from l2s_hpc.records import Evaluation
 from l2s_hpc.store.journal import Journal
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo
-from l2s_hpc.store.state import BatchState
+from l2s_hpc.store.state import AttemptKey, BatchState
 from l2s_hpc.task import node
 from tests.simulated_nodes import DAMAGES, Disk, Nodes, Work, key_of
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM, SIGUSR2
 
-from l2s_hpc.controller.judge import AttemptKey
 from l2s_hpc.records import CandidateTask, Evaluation, Protocol, Recipe, Task
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
+from l2s_hpc.store.state import AttemptKey
 from l2s_hpc.task import node
 from l2s_hpc.task.engines import Engine, Generated
 from l2s_hpc.task.evaluate import Attempt, Fenced

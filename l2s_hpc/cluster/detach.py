@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from l2s_hpc.cluster.jobs import COMPLETING
 from l2s_hpc.cluster.resources import minutes_of
 from l2s_hpc.cluster.slurm import refusal
-from l2s_hpc.cluster.watch import classify, query, run_slurm
+from l2s_hpc.cluster.watch import ask_slurm, classify, query, run_slurm
 from l2s_hpc.config import SiteConfig
-from l2s_hpc.errors import Unreachable, UserError
+from l2s_hpc.errors import UserError
 from l2s_hpc.store.layout import RunPaths
 
-_SBATCH_SECONDS = 60.0
 _KEPT = ("SLURM_CONF", "SLURM_JWT")
 """How Slurm is reached: no property of one job."""
 
@@ -114,7 +113,7 @@ class ControllerJobs:
         found = []
         for row in query([self.name]):
             job = classify([row])
-            if job.state != "ended" and row.state != "COMPLETING":
+            if job.state != "ended" and row.state != COMPLETING:
                 found.append(ControllerJob(row.job, job.state, job.node or job.reason))
         return sorted(found, key=lambda job: int(job.id))
 
@@ -128,18 +127,7 @@ class ControllerJobs:
         # On the command line no variable of the user's (SBATCH_JOB_NAME) can change them.
         fixed = [f"--job-name={self.name}", "--dependency=singleton"]
         script = str(self._paths.controller_script.resolve())
-        try:
-            done = subprocess.run(
-                ["sbatch", "--parsable", *fixed, script, "--unless-stopped"],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_SBATCH_SECONDS,
-            )
-        except FileNotFoundError:
-            raise Unreachable("sbatch is not on this machine") from None
-        except subprocess.TimeoutExpired:
-            raise Unreachable(f"sbatch gave no answer in {_SBATCH_SECONDS:g} s") from None
+        done = ask_slurm(["sbatch", "--parsable", *fixed, script, "--unless-stopped"])
         if done.returncode != 0:
             raise refusal(done.stderr.strip(), self._site)
         return done.stdout.strip().partition(";")[0]

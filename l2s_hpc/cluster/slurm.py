@@ -26,10 +26,9 @@ T = TypeVar("T")
 
 _SIGNAL_SECONDS = 60
 _OUTAGES = (
-    "Unable to contact slurm controller",
+    "Unable to contact slurm",
     "Socket timed out",
     "Connection refused",
-    "Unable to contact slurm",
     "Slurm backup controller in standby mode",
     "Slurm temporarily unable to accept job",
 )

@@ -18,7 +18,7 @@ _PAST_FORMAT = "JobName,JobID,State,NodeList,ExitCode"
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNNING = {
     "RUNNING",
-    "COMPLETING",
+    COMPLETING,
     "CONFIGURING",
     "SUSPENDED",
     "STAGE_OUT",
@@ -156,17 +156,28 @@ def run_slurm(command: Sequence[str], timeout: float = _TIMEOUT_SECONDS) -> str:
     Raises:
         Unreachable: it failed, took too long, or is not on this machine.
     """
+    done = ask_slurm(command, timeout)
+    if done.returncode != 0:
+        raise Unreachable(f"{command[0]} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def ask_slurm(
+    command: Sequence[str], timeout: float = _TIMEOUT_SECONDS
+) -> subprocess.CompletedProcess[str]:
+    """Run a Slurm command whose refusal means something, and return what came of it.
+
+    Raises:
+        Unreachable: it took too long, or is not on this machine.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
     except FileNotFoundError:
         raise Unreachable(
             f"{command[0]} is not on this machine", hint="run on a login node of the cluster"
         ) from None
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} gave no answer in {timeout:g} s") from None
-    if done.returncode != 0:
-        raise Unreachable(f"{command[0]} failed: {done.stderr.strip()}")
-    return done.stdout
 
 
 def _row(line: str) -> Row:

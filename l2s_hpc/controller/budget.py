@@ -16,13 +16,13 @@ class Budget:
     Attributes:
         limits: as the job file gives them.
         population: candidates of a generation.
-        references: candidates that selection and report evaluate besides the front.
+        final: candidates that selection and report evaluate, see `finalists`.
         items: items of each evaluation, by its name.
     """
 
     limits: BudgetConfig = field(default_factory=BudgetConfig)
     population: int = 0
-    references: int = 0
+    final: int = 0
     items: tuple[tuple[str, int], ...] = ()
 
 
@@ -39,6 +39,14 @@ class Usage:
     gpu_hours: float
     candidates: int
     unknown: int
+
+
+def finalists(references: int, population: int) -> int:
+    """Return how many candidates selection and report will evaluate, as far as one can foresee.
+
+    How many are on the front nobody knows before: half a population is assumed.
+    """
+    return references + population // 2
 
 
 def usage(state: RunState) -> Usage:
@@ -83,9 +91,8 @@ def _foreseen(state: RunState, budget: Budget) -> float:
     if not searched:
         return 0.0
     a_candidate = sum(a.seconds for tries in searched for a in tries) / len(searched)
-    final = items.get("selection", 0) + items.get("report", 0)
-    front = budget.references + budget.population // 2
-    shares = front * final / max(items.get("search", 1), 1)
+    later = items.get("selection", 0) + items.get("report", 0)
+    shares = budget.final * later / max(items.get("search", 1), 1)
     return a_candidate * (budget.population + shares)
 
 

@@ -78,4 +78,4 @@ def _stop_events(state: RunState, site: SiteConfig) -> list[Event]:
 
 
 def _live(state: RunState) -> list[str]:
-    return sorted({attempt.batch for attempt in state.live_attempts()})
+    return [name for name, batch in state.open_batches.items() if batch.live]

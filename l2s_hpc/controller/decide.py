@@ -132,7 +132,7 @@ def _last_faults(state: RunState, attempts: Sequence[AttemptState]) -> set[tuple
 
 def _settle(state: RunState, observed: Observed) -> list[Action]:
     """Settle batches without a job, and attempts with a receipt or without hope of one."""
-    actions: list[Action] = [Adopt(batch, job) for batch, job in (observed.found or {}).items()]
+    actions: list[Action] = [Adopt(batch, job) for batch, job in observed.found.items()]
     for attempt in state.live_attempts():
         action = outcome(state, attempt, observed)
         if action is not None:

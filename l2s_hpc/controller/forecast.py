@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from l2s_hpc.config import SearchConfig, SiteConfig
+from l2s_hpc.controller.budget import finalists
 from l2s_hpc.controller.resolve import Resolved
 from l2s_hpc.controller.smoke import smoke_runs
 from l2s_hpc.errors import DamageError
@@ -37,8 +38,7 @@ class Counts:
         first: of the first generation, references included.
         later: of each later generation.
         generations: their number.
-        final: on the selection and on the report split. How many are on the front nobody knows
-            before: half a population is assumed, and the references come on top.
+        final: on the selection and on the report split, see `finalists`.
     """
 
     searched: int
@@ -79,7 +79,7 @@ def first_generation(resolved: Resolved) -> FirstGeneration:
         first=len(searched | references),
         later=population,
         generations=config.search.generations,
-        final=len(references) + population // 2,
+        final=finalists(len(references), population),
     )
     return FirstGeneration(genomes, recipes, counts)
 

@@ -9,14 +9,15 @@ from l2s_hpc.cluster.jobs import NO_ROOM_JOB, STUCK_JOB, UNKNOWN_JOB, JobState
 from l2s_hpc.controller.actions import Accept, Action, Fail
 from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Receipt
-from l2s_hpc.store.state import AttemptState, RunState
+from l2s_hpc.store.state import AttemptKey, AttemptState, RunState
 
 _TAKEN_AWAY = ("PREEMPTED", "CANCELLED", "REVOKED", NO_ROOM_JOB)
 _NODE_LOST = ("NODE_FAIL", "BOOT_FAIL", STUCK_JOB, UNKNOWN_JOB)
 """How Slurm may end a job for good without any fault of the candidate."""
 
-AttemptKey = tuple[str, str, int]
-"""(evaluation, candidate, attempt)"""
+_TIME_UP = ("TIMEOUT", "DEADLINE")
+_OVER = ("ended", "orphaned", "stuck")
+"""States of a job that nothing more comes of."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class Observed:
     jobs: Mapping[str, JobState]
     started: Mapping[AttemptKey, int] = field(default_factory=dict)
     unsubmitted: Sequence[str] = ()
-    found: Mapping[str, str] | None = None
+    found: Mapping[str, str] = field(default_factory=dict)
     lingering: Mapping[str, Sequence[str]] = field(default_factory=dict)
     now: float = 0.0
 
 
 def outcome(state: RunState, attempt: AttemptState, observed: Observed) -> Action | None:
     """Judge one live attempt: a receipt first, then what is known of its job."""
-    receipt = observed.receipts.get(_key(attempt))
+    receipt = observed.receipts.get(attempt.key)
     if isinstance(receipt, DamageError):
         return Fail(attempt, "damaged", receipt.message, counted=False)
     job = observed.jobs.get(attempt.task) if attempt.batch not in observed.unsubmitted else None
@@ -57,7 +58,7 @@ def outcome(state: RunState, attempt: AttemptState, observed: Observed) -> Actio
     if not failure.unfinished:
         return Fail(attempt, failure.kind, failure.message, True, node, seconds)
     # Slurm may start an interrupted task again: it goes on with the same attempt.
-    if job is None or job.state not in ("ended", "orphaned", "stuck"):
+    if job is None or job.state not in _OVER:
         return None
     kind, counted = _interrupted(state, attempt, job, receipt, observed)
     message = f"{failure.message}; {job.reason}" if job.reason else failure.message
@@ -68,13 +69,18 @@ def _interrupted(
     state: RunState, attempt: AttemptState, job: JobState, receipt: Receipt, observed: Observed
 ) -> tuple[str, bool]:
     """Return the kind of an interruption, and whether the candidate is to blame for it."""
-    if job.reason == "CANCELLED" and not state.batches[attempt.batch].stopped:
+    if _cancelled(state, attempt, job):
         return "cancelled", False
     told = receipt.failure is not None and receipt.failure.kind == "timeout"
-    if job.reason in ("TIMEOUT", "DEADLINE") or (told and job.reason not in _TAKEN_AWAY):
+    if job.reason in _TIME_UP or (told and job.reason not in _TAKEN_AWAY):
         alone = not _siblings_began(state, attempt, observed)
         return "timeout", alone and receipt.chunks <= _best_chunks(state, attempt)
     return "interrupted", False
+
+
+def _cancelled(state: RunState, attempt: AttemptState, job: JobState) -> bool:
+    """Whether somebody cancelled the task, and it was not our own `l2s stop`."""
+    return job.reason == "CANCELLED" and not state.batches[attempt.batch].stopped
 
 
 def _best_chunks(state: RunState, attempt: AttemptState) -> int:
@@ -90,7 +96,7 @@ def _siblings_began(state: RunState, attempt: AttemptState, observed: Observed) 
     batch = state.batches[attempt.batch]
     others = (a for a in batch.live if a.task == attempt.task and a is not attempt)
     return attempt.task in batch.begun or any(
-        _key(a) in observed.started or _key(a) in observed.receipts for a in others
+        a.key in observed.started or a.key in observed.receipts for a in others
     )
 
 
@@ -98,29 +104,24 @@ def _without_receipt(
     state: RunState, attempt: AttemptState, job: JobState | None, observed: Observed
 ) -> Action | None:
     """Judge an attempt that left no receipt; what never began cannot be to blame."""
-    if job is None or job.state not in ("ended", "orphaned", "stuck"):
+    if job is None or job.state not in _OVER:
         return None
-    batch = state.batches[attempt.batch]
     message = job.reason or "its job ended without a receipt"
     if job.state == "orphaned":
         return Fail(attempt, "orphaned", message, counted=False)
-    if job.reason == "CANCELLED" and not batch.stopped:
+    if _cancelled(state, attempt, job):
         return Fail(attempt, "cancelled", "somebody cancelled its task", False, job.node)
     if job.reason in _TAKEN_AWAY:
         return Fail(attempt, "interrupted", message, False, job.node)
     if job.reason in _NODE_LOST:
         return Fail(attempt, "lost", message, False, job.node)
     shared = _siblings_began(state, attempt, observed)
-    if _key(attempt) in observed.started and job.reason in ("TIMEOUT", "DEADLINE"):
-        made = observed.started[_key(attempt)]
+    if attempt.key in observed.started and job.reason in _TIME_UP:
+        made = observed.started[attempt.key]
         chunks = _best_chunks(state, attempt) + made
         return Fail(attempt, "timeout", message, not (shared or made), job.node, chunks=chunks)
-    if _key(attempt) in observed.started:
+    if attempt.key in observed.started:
         return Fail(attempt, "lost", message, True, job.node)
     if shared:
         return Fail(attempt, "interrupted", f"its task ended before its turn: {message}", False)
     return Fail(attempt, "not begun", message, False, job.node)
-
-
-def _key(attempt: AttemptState) -> AttemptKey:
-    return attempt.evaluation, attempt.candidate, attempt.attempt

@@ -11,12 +11,12 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from l2s_hpc.cluster.jobs import COMPLETING, Executor, JobState
-from l2s_hpc.controller.judge import AttemptKey, Observed
+from l2s_hpc.controller.judge import Observed
 from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.files import process_start, read_json
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
-from l2s_hpc.store.state import AttemptState, BatchState, RunState
+from l2s_hpc.store.state import AttemptKey, AttemptState, BatchState, RunState
 
 _FROZEN_SECONDS = 300.0
 _LATE = JobState("unknown", "over; waiting for its table")
@@ -52,14 +52,14 @@ class Observer:
         receipts = self._receipts(live)
         jobs = self._jobs(state, receipts)
         # A job that ended between the two looks has left its receipt in between.
-        receipts |= self._receipts(a for a in live if _key(a) not in receipts)
+        receipts |= self._receipts(a for a in live if a.key not in receipts)
         jobs = {task: _LATE if task in self._late else job for task, job in jobs.items()}
         found, unsubmitted = self._without_job(state.open_batches)
         over = [a for a in live if (job := jobs.get(a.task)) and job.state in ("ended", "stuck")]
         observed = Observed(
             receipts=receipts,
             jobs=jobs,
-            started={_key(a): self._attempt(a).chunks() for a in over if self._attempt(a).owners()},
+            started={a.key: at.chunks() for a in over if (at := self._attempt(a)).owners()},
             unsubmitted=unsubmitted,
             found=found,
             lingering=self._lingering(state, jobs),
@@ -110,7 +110,7 @@ class Observer:
         self, attempts: Iterable[AttemptState]
     ) -> dict[AttemptKey, Receipt | DamageError]:
         return {
-            _key(attempt): receipt
+            attempt.key: receipt
             for attempt in attempts
             if (receipt := self._receipt(attempt)) is not None
         }
@@ -201,13 +201,9 @@ class Observer:
         return age < self._grace
 
 
-def _key(attempt: AttemptState) -> AttemptKey:
-    return attempt.evaluation, attempt.candidate, attempt.attempt
-
-
 def _open(attempt: AttemptState, receipts: Mapping[AttemptKey, Receipt | DamageError]) -> bool:
     """Whether what becomes of an attempt depends on its job."""
-    receipt = receipts.get(_key(attempt))
+    receipt = receipts.get(attempt.key)
     if receipt is None:
         return True
     return (

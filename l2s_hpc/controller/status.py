@@ -44,7 +44,6 @@ class Status:
         site = validate(SiteConfig, state.site or info.site)
         phase, wanted = _phase(state, info)
         seen = last_seen(self._paths, self._journal)
-        attempts = [attempt for tries in state.attempts.values() for attempt in tries]
         return {
             "run": info.id,
             "phase": phase,
@@ -56,7 +55,7 @@ class Status:
             "wanted": len(wanted),
             "live": sum(1 for _ in state.live_attempts()),
             "accepted": len(state.accepted),
-            "failed": sum(attempt.outcome == "failed" for attempt in attempts),
+            "failed": len(state.failures),
             "penalised": len(state.penalised),
             "front": len(state.front or ()),
             "excluded_nodes": bad_nodes(state, site.node_faults),

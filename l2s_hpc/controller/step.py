@@ -28,7 +28,7 @@ from l2s_hpc.controller.actions import (
     Submit,
     Tell,
 )
-from l2s_hpc.controller.budget import Budget, spent
+from l2s_hpc.controller.budget import Budget, finalists, spent
 from l2s_hpc.controller.choose import choose
 from l2s_hpc.controller.decide import Policy, decide, finished
 from l2s_hpc.controller.heartbeat import Heartbeat
@@ -330,10 +330,10 @@ class Controller:
 
     def _measured(self, evaluation: str, candidates: Sequence[str]) -> dict[str, Measures]:
         """Return the measures of the accepted ones among candidates, and of the parents."""
-        frames = Frames(self.paths, self.state.accepted.values())
-        wanted = [*self.policy.parents.values(), *candidates]
-        accepted = [c for c in dict.fromkeys(wanted) if (evaluation, c) in self.state.accepted]
-        return measures(frames, evaluation, accepted, self.policy.parents)
+        wanted = dict.fromkeys([*self.policy.parents.values(), *candidates])
+        accepted = {c: a for c in wanted if (a := self.state.accepted.get((evaluation, c)))}
+        frames = Frames(self.paths, accepted.values())
+        return measures(frames, evaluation, list(accepted), self.policy.parents)
 
     def _stage(self, evaluation: str) -> Event:
         chosen = self.state.front if evaluation == "report" else search_front(self.state)
@@ -357,32 +357,36 @@ class Controller:
 
 
 def _budget(resolved: Resolved, info: RunInfo) -> Budget:
+    population = resolved.config.search.population
     return Budget(
         limits=resolved.config.budget,
-        population=resolved.config.search.population,
-        references=len(set(info.reference_ids().values())),
+        population=population,
+        final=finalists(len(set(info.reference_ids().values())), population),
         items=tuple((name, len(e.items)) for name, e in resolved.evaluations.items()),
     )
 
 
 def _reasons(observed: Observed, state: RunState) -> str:
     """Return why tasks are not running, with how many say so."""
-    settled = {*observed.unsubmitted, *(observed.found or {})}
+    settled = {*observed.unsubmitted, *observed.found}
     unsubmitted = [
         f"{name} is being submitted by process {batch.entry.pid} on {batch.entry.host}"
         for name, batch in state.open_batches.items()
         if batch.job is None and not batch.abandoned and name not in settled
     ]
     said = Counter(
-        f"{job.state}: {job.reason}"
+        (job.state, job.reason)
         for job in observed.jobs.values()
         if job.state in ("pending", "unknown") and job.reason not in ("", "None")
     )
-    counts = [f"{count} tasks {reason}{_advice(reason)}" for reason, count in sorted(said.items())]
+    counts = [
+        f"{count} tasks {job}: {reason}{_advice(reason)}"
+        for (job, reason), count in sorted(said.items())
+    ]
     return "; ".join(unsubmitted + counts)
 
 
 def _advice(reason: str) -> str:
     """Return what to do about a task that can never run; empty where it only waits."""
-    advice = never_runs(reason.partition(": ")[2])
+    advice = never_runs(reason)
     return f" (will never run: {advice})" if advice else ""

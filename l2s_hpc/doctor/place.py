@@ -18,10 +18,10 @@ from l2s_hpc.doctor.check import Check, guarded, ok, warning
 from l2s_hpc.errors import L2SError
 from l2s_hpc.store.files import create_json, link_durably, write_json
 from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.task.probe import NEEDED
 
 _NEEDED_BYTES = 5_000_000_000
 _NEEDED_INODES = 20_000
-_NODE_PACKAGES = ("torch", "transformers", "mergekit", "math_verify")
 _MOST_SKEW = 5.0
 
 
@@ -130,7 +130,7 @@ def _purge(folder: Path) -> Check:
 def _packages(site: SiteConfig) -> str:
     code = (
         "import importlib, importlib.metadata as m, json\n"
-        f"names = {_NODE_PACKAGES!r}\n"
+        f"names = {NEEDED!r}\n"
         "for name in names: importlib.import_module(name)\n"
         "import torch\n"
         "found = {n: m.version(n.replace('_', '-')) for n in names}\n"

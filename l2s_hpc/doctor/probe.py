@@ -23,7 +23,6 @@ _MINUTES = 10
 _LOOK_SECONDS = 0.25
 _ASK_SECONDS = 3.0
 _END_SECONDS = 10.0
-_LIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED")
 
 
 class Probe:
@@ -128,7 +127,7 @@ class Probe:
             self._say(error.message)
             return False
         self._state = rows[-1] if rows else None
-        return self._state is None or self._state.state not in _LIVE
+        return self._state is None or not self._state.alive
 
     def _status(self, left: float) -> str:
         row = self._state

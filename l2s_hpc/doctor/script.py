@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from l2s_hpc.cluster.jobs import python_command
+from l2s_hpc.cluster.watch import ask_slurm
 from l2s_hpc.config import SiteConfig
 from l2s_hpc.doctor.check import Check, failure, ok
+from l2s_hpc.errors import Unreachable
 from l2s_hpc.store.layout import RunPaths
 
-_SECONDS = 60.0
 _COMMAND = "\n# command\n"
 
 
@@ -39,15 +39,9 @@ def test_only_check(site: SiteConfig, place: Path) -> Check:
         stream.write(script(site, "l2s-doctor", place, ["l2s_hpc.task.probe"]))
         stream.flush()
         try:
-            done = subprocess.run(
-                ["sbatch", "--test-only", stream.name],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            return failure("sbatch", f"no answer in {_SECONDS:g} s", "try again later")
+            done = ask_slurm(["sbatch", "--test-only", stream.name])
+        except Unreachable as error:
+            return failure("sbatch", error.message, error.hint or "try again later")
     said = " ".join(done.stderr.replace("sbatch: ", "").split())
     if done.returncode != 0:
         return failure("sbatch", f"Slurm refuses a task: {said}", _remedy(said))

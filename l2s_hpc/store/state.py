@@ -39,6 +39,9 @@ Genome = tuple[float, ...]
 Key = tuple[str, str]
 """(evaluation, candidate)"""
 
+AttemptKey = tuple[str, str, int]
+"""(evaluation, candidate, attempt)"""
+
 
 @dataclass
 class GenerationState:
@@ -82,6 +85,11 @@ class AttemptState:
     seconds: float = 0.0
     chunks: int = 0
     forgiven: bool = False
+
+    @property
+    def key(self) -> AttemptKey:
+        """What tells it from all other attempts of a run."""
+        return self.evaluation, self.candidate, self.attempt
 
 
 @dataclass

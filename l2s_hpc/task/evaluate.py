@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -79,7 +78,7 @@ class Attempt:
         Slurm may start a job again, even under the same id and restart count, while an older
         incarnation still runs. The last one to claim an attempt owns it; the others are fenced.
         """
-        if self._done() or self._given_up():
+        if _final(self._left()) or self._given_up():
             return False
         owners = self.paths.owners()
         if owners and self._is_ours(owners[-1]):
@@ -99,10 +98,10 @@ class Attempt:
         It says why that one ended; if this one dies silently, it is no excuse. False if that one
         has come to its end while we claimed the attempt.
         """
-        if self._done():
+        receipt = self._left()
+        if _final(receipt):
             return False
-        with contextlib.suppress(OSError, ValueError, DamageError):
-            self._earlier_seconds = Receipt.model_validate(read_json(self.paths.receipt)).lasted
+        self._earlier_seconds = receipt.lasted if receipt else 0.0
         self.paths.receipt.unlink(missing_ok=True)
         return True
 
@@ -124,13 +123,12 @@ class Attempt:
         claim = _read(owner)
         return isinstance(claim, dict) and claim.get("job") == self._job.key
 
-    def _done(self) -> bool:
-        """Whether a receipt is there that says more than that the last incarnation was ended."""
+    def _left(self) -> Receipt | None:
+        """Return the receipt that an incarnation has left; None where none can be read."""
         try:
-            receipt = Receipt.model_validate(read_json(self.paths.receipt))
+            return Receipt.model_validate(read_json(self.paths.receipt))
         except (OSError, ValueError, DamageError):
-            return False
-        return receipt.failure is None or not receipt.failure.unfinished
+            return None
 
     def complete(self, engine: Engine, grader: Grader) -> Receipt:
         """Evaluate the candidate and leave a score table and its receipt."""
@@ -295,6 +293,11 @@ class Attempt:
                 **json.loads(json.dumps(found, default=_dump)),
             }
         )
+
+
+def _final(receipt: Receipt | None) -> bool:
+    """Whether a receipt says more than that an incarnation was ended."""
+    return receipt is not None and not (receipt.failure and receipt.failure.unfinished)
 
 
 def _read(path: Path) -> object:

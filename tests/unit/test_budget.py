@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from l2s_hpc.config import BudgetConfig
 from l2s_hpc.controller.actions import Action, Ask, Stage, Tell
-from l2s_hpc.controller.budget import Budget, Usage, spent, usage
+from l2s_hpc.controller.budget import Budget, Usage, finalists, spent, usage
 from l2s_hpc.controller.decide import Policy, decide, finished
 from l2s_hpc.controller.judge import Observed
 from l2s_hpc.store.journal import Entry
@@ -42,7 +42,7 @@ def limits(**given_limits: Any) -> Budget:
     return Budget(
         limits=BudgetConfig.model_validate(given_limits),
         population=POPULATION,
-        references=2,
+        final=finalists(2, POPULATION),
         items=(("search", 10), ("selection", 40), ("report", 60)),
     )
 

@@ -506,7 +506,7 @@ def observations(draw: st.DrawFn, state: RunState) -> Observed:
     begun: dict[AttemptKey, int] = {}
     for attempt in state.live_attempts():
         found = draw(st.sampled_from(["", "", "ok", "merge", "interrupted", "timeout", "torn"]))
-        key = (attempt.evaluation, attempt.candidate, attempt.attempt)
+        key = attempt.key
         if found == "torn":
             receipts[key] = DamageError("torn")
         elif found:
@@ -519,7 +519,7 @@ def observations(draw: st.DrawFn, state: RunState) -> Observed:
             begun[key] = draw(st.integers(0, 2))
     lost = draw(st.sampled_from([(), ("b1",)]))
     lingering = draw(st.sampled_from([{}, {"b1": ()}, {"b1": ("7",)}]))
-    return Observed(receipts, jobs, begun, lost, None, lingering)
+    return Observed(receipts, jobs, begun, lost, lingering=lingering)
 
 
 @settings(max_examples=100)

@@ -32,11 +32,11 @@ from l2s_hpc.controller.actions import (
     Tell,
 )
 from l2s_hpc.controller.decide import Policy, decide, finished
-from l2s_hpc.controller.judge import AttemptKey, Observed
+from l2s_hpc.controller.judge import Observed
 from l2s_hpc.errors import DamageError, IncompleteError
 from l2s_hpc.records import Failure, Receipt
 from l2s_hpc.store.journal import Entry, Event
-from l2s_hpc.store.state import AttemptState, RunState
+from l2s_hpc.store.state import AttemptKey, AttemptState, RunState
 
 PARENTS = {"slow": "slow", "fast": "fast"}
 REASONS = (
@@ -68,10 +68,6 @@ def policy(source: random.Random) -> Policy:
     )
 
 
-def key_of(attempt: AttemptState) -> AttemptKey:
-    return attempt.evaluation, attempt.candidate, attempt.attempt
-
-
 def receipt(attempt: AttemptState, failure: Failure | None, chunks: int) -> Receipt:
     return Receipt(
         run="r",
@@ -100,21 +96,21 @@ def look(source: random.Random, state: RunState, trouble: float) -> Observed:
         if state.batches[attempt.batch].job is None:
             continue
         if source.random() > trouble:
-            receipts[key_of(attempt)] = receipt(attempt, None, 2)
+            receipts[attempt.key] = receipt(attempt, None, 2)
             continue
         seen = source.choice(["nothing", "failure", "damage"])
         if seen == "failure":
             kind = source.choice(FAILURES)
             why = Failure(kind=kind, message="why")
-            receipts[key_of(attempt)] = receipt(attempt, why, source.randrange(3))
+            receipts[attempt.key] = receipt(attempt, why, source.randrange(3))
         elif seen == "damage":
-            receipts[key_of(attempt)] = DamageError("torn")
+            receipts[attempt.key] = DamageError("torn")
         known = source.choice(["", "pending", "running", "unknown", *OVER])
         if known:
             reason = source.choice(REASONS) if known in OVER else ""
             jobs[attempt.task] = JobState(known, reason, "n1", "7_0")  # type: ignore[arg-type]
         if source.random() < 0.5:
-            started[key_of(attempt)] = 0
+            started[attempt.key] = 0
     unwritten = [name for name, b in state.open_batches.items() if b.job is None]
     unwritten = [name for name in unwritten if not state.batches[name].abandoned]
     lost = [name for name in unwritten if source.random() < trouble]
@@ -177,7 +173,7 @@ def _events(state: RunState, action: Action, batch: str) -> list[dict[str, Any]]
 
 
 def _names(attempt: AttemptState) -> dict[str, Any]:
-    return dict(zip(("evaluation", "candidate", "attempt"), key_of(attempt), strict=True))
+    return dict(zip(("evaluation", "candidate", "attempt"), attempt.key, strict=True))
 
 
 def check(state: RunState, observed: Observed, actions: Sequence[Action]) -> None:
@@ -215,7 +211,7 @@ def check(state: RunState, observed: Observed, actions: Sequence[Action]) -> Non
 def check_failure(observed: Observed, action: Fail) -> None:
     """Only what is known to be over has failed, and only what began can be to blame."""
     attempt = action.attempt
-    found, job = observed.receipts.get(key_of(attempt)), observed.jobs.get(attempt.task)
+    found, job = observed.receipts.get(attempt.key), observed.jobs.get(attempt.task)
     assert attempt.outcome == "live"
     if isinstance(found, DamageError):
         assert not action.counted
@@ -224,7 +220,7 @@ def check_failure(observed: Observed, action: Fail) -> None:
         assert action.counted and action.kind == found.failure.kind
         return
     assert job is not None and job.state in OVER, "pending, running and unknown are not failed"
-    if found is None and (job.reason in NOBODYS_FAULT or key_of(attempt) not in observed.started):
+    if found is None and (job.reason in NOBODYS_FAULT or attempt.key not in observed.started):
         assert not action.counted
 
 
@@ -269,6 +265,6 @@ def test_what_is_not_over_is_neither_done_nor_failed(state: str, failure: str | 
         run.apply(Entry(number, "2026-01-01T00:00:00+00:00", "h", 1, "1", events))
     (attempt,) = run.live_attempts()
     why = Failure(kind=failure, message="why") if failure else None  # type: ignore[arg-type]
-    seen = {key_of(attempt): receipt(attempt, why, 0)} if why else {}
+    seen = {attempt.key: receipt(attempt, why, 0)} if why else {}
     observed = Observed(seen, {attempt.task: JobState(state, "", "n1", "7_0")})  # type: ignore
     assert not any(isinstance(a, Accept | Fail) for a in decide(run, observed, rules))
