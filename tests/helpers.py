@@ -84,3 +84,17 @@ def toy_protocol(**changes: Any) -> Protocol:
         "merge_device": "cpu",
     }
     return Protocol(**settings | changes)
+
+
+def sums(count: int) -> tuple[Item, ...]:
+    """Items whose question ends in the answer, as the scripted engine likes it."""
+    return tuple(
+        Item(
+            benchmark="sums",
+            item=f"{n:016x}",
+            question=f"{n}+{n}={2 * n}",
+            gold=str(2 * n),
+            question_hash=f"{n:016x}",
+        )
+        for n in range(count)
+    )

@@ -51,6 +51,17 @@ grace_seconds = 0
 """
 
 
+SMALL_TOY = (
+    "search.generations=2",
+    "search.population=4",
+    "search.grid=2",
+    "splits.search.max_items=3",
+    "splits.selection.max_items=3",
+    "splits.report.max_items=3",
+)
+"""Settings that make a search of some seconds of the toy job."""
+
+
 @dataclass(frozen=True)
 class Mini:
     """The files of a mini job, and the command that runs it."""

@@ -22,7 +22,7 @@ from l2s_hpc.store.layout import AttemptPaths, RunPaths
 from l2s_hpc.store.run import RunInfo
 from l2s_hpc.store.scores import OUTPUTS, read_table, verify_table
 from l2s_hpc.task.scripted import _draw
-from tests.helpers import ROOT, toy_items, toy_models, toy_protocol
+from tests.helpers import ROOT, sums, toy_items, toy_models, toy_protocol
 
 IDENTITIES = {name: model.identity for name, model in toy_models().items()}
 HALF = average({"slow": 1, "fast": 1}, IDENTITIES)
@@ -30,20 +30,6 @@ SLOW, FAST = (single_model(name, IDENTITIES) for name in ("slow", "fast"))
 MIXES = [average({"slow": n, "fast": 10 - n}, IDENTITIES) for n in range(1, 9)]
 WORKER = ("-m", "l2s_hpc.task.worker")
 NO_ENV: Mapping[str, str] = {}
-
-
-def sums(count: int) -> tuple[Item, ...]:
-    """Items whose question ends in the answer, as the scripted engine likes it."""
-    return tuple(
-        Item(
-            benchmark="sums",
-            item=f"{n:016x}",
-            question=f"{n}+{n}={2 * n}",
-            gold=str(2 * n),
-            question_hash=f"{n:016x}",
-        )
-        for n in range(count)
-    )
 
 
 def scripted(**changes: Any) -> Protocol:

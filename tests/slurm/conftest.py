@@ -90,3 +90,12 @@ def slurm_with_accounting(
     """The like with sacct; a test also gives back slurmdbd alive, and no limit."""
     with SlurmCluster(tmp_path_factory.mktemp("sacct"), accounting=True) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def on_cluster(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every command of the test find the cluster and no other."""
+    for name in [n for n in os.environ if n.startswith(("SLURM", "SBATCH", "SQUEUE"))]:
+        monkeypatch.delenv(name)
+    for name, value in slurm.env.items():
+        monkeypatch.setenv(name, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -27,17 +26,9 @@ memory = "300M"
 minutes = 5
 grace_seconds = 5
 """
+pytestmark = pytest.mark.usefixtures("on_cluster")
 Rows = dict[str, dict[str, str]]
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "COMPLETING")
-
-
-@pytest.fixture(autouse=True)
-def on_cluster(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every command of the test find the cluster and no other."""
-    for name in [n for n in os.environ if n.startswith(("SLURM", "SBATCH", "SQUEUE"))]:
-        monkeypatch.delenv(name)
-    for name, value in slurm.env.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.mini import Mini, kill_at_entry, outcome, state_of, write_mini
+from tests.mini import SMALL_TOY, Mini, kill_at_entry, outcome, state_of, write_mini
 
 from .cluster import SlurmCluster
 
+pytestmark = pytest.mark.usefixtures("on_cluster")
 SITE = """
 name = "test"
 executor = "slurm"
@@ -28,23 +28,6 @@ grace_seconds = 10
 """
 
 TOY_SITE = SITE.replace('"scripted"', '"transformers"').replace("300M", "1200M")
-SMALL_TOY = (
-    "search.generations=2",
-    "search.population=4",
-    "search.grid=2",
-    "splits.search.max_items=3",
-    "splits.selection.max_items=3",
-    "splits.report.max_items=3",
-)
-
-
-@pytest.fixture(autouse=True)
-def on_cluster(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every command of the test find the cluster and no other."""
-    for name in [n for n in os.environ if n.startswith(("SLURM", "SBATCH", "SQUEUE"))]:
-        monkeypatch.delenv(name)
-    for name, value in slurm.env.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

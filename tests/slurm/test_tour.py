@@ -10,18 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.mini import state_of
+from tests.mini import SMALL_TOY, state_of
 
 from .cluster import SlurmCluster
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SMALLER = (
-    "search.generations=2",
-    "search.population=4",
-    "search.grid=2",
-    "splits.search.max_items=3",
-    "splits.selection.max_items=3",
-    "splits.report.max_items=3",
+    *SMALL_TOY,
     "site.poll_seconds=0.5",
     "site.grace_seconds=5",
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from l2s_hpc.evaluation.grading import Grader
-from l2s_hpc.records import CandidateTask, Evaluation, Failure, Item, Receipt, Recipe
+from l2s_hpc.records import CandidateTask, Evaluation, Failure, Receipt, Recipe
 from l2s_hpc.store import files
 from l2s_hpc.store.files import read_json, write_json
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
@@ -19,21 +19,12 @@ from l2s_hpc.task import evaluate, node
 from l2s_hpc.task.evaluate import Attempt, Fenced
 from l2s_hpc.task.node import Job
 from l2s_hpc.task.scripted import ScriptedEngine
-from tests.helpers import toy_protocol
+from tests.helpers import sums, toy_protocol
 
 RECIPE = Recipe(
     config={"models": [{"model": "slow", "parameters": {"weight": 1.0}}]}, identities={}
 )
-ITEMS = tuple(
-    Item(
-        benchmark="sums",
-        item=f"{n:016x}",
-        question=f"{n}+{n}={2 * n}",
-        gold=str(2 * n),
-        question_hash=f"{n:016x}",
-    )
-    for n in range(4)
-)
+ITEMS = sums(4)
 EVALUATION = Evaluation(
     name="search",
     protocol=toy_protocol(engine="scripted", engine_settings={}, max_tokens=999, chunk_items=1),

@@ -206,7 +206,7 @@ class TestPlace:
 
     def test_scratch_disks_are_purged(self, tmp_path: Path) -> None:
         assert self.checks(tmp_path / "Scratch2" / "me")["purge"].result == "warning"
-        assert self.checks(Path("/work/me"))["purge"].result == "ok"
+        assert self.checks(Path("/projects/me"))["purge"].result == "ok"
 
     def test_a_folder_that_cannot_be_written_to(self) -> None:
         found = self.checks(Path("/proc/runs"))

@@ -23,6 +23,7 @@ from l2s_hpc.store.scores import (
     verify_table,
     write_table,
 )
+from tests.unit import events
 
 OTHER: dict[pa.DataType, Any] = {
     pa.string(): "another",
@@ -67,24 +68,14 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
 
 def receipt(path: Path, **changes: Any) -> Receipt:
     """The receipt that an honest node writes for ROWS, with the file as it is."""
-    fields = {
-        "run": "toy-1",
-        "evaluation": "search",
+    fields: dict[str, Any] = {
         "generation": 2,
-        "candidate": "c1",
-        "attempt": 1,
         "protocol": "p1",
-        "host": "h",
-        "device": "cpu",
-        "versions": {},
-        "seconds": {},
-        "started": "",
-        "ended": "",
         "rows": len(ROWS),
         "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
         "content_sha256": content_sha256(table(ROWS)),
     }
-    return Receipt.model_validate(fields | changes)
+    return events.receipt(**{"candidate": "c1", **fields, **changes})
 
 
 @pytest.fixture
