@@ -367,7 +367,7 @@ class SlurmCluster:
         rows = self.run("sinfo", "--noheader", "--Node", "--format=%N %T").stdout.splitlines()
         return dict(row.split(maxsplit=1) for row in rows)
 
-    def wait(self, predicate: Callable[[], object], timeout: float = 30.0) -> None:
+    def wait(self, predicate: Callable[[], object], timeout: float = 60.0) -> None:
         """Asks until the answer is true.
 
         Raises:
@@ -429,8 +429,12 @@ class SlurmCluster:
         self._spawn_node(name)
         if "slurmctld" in self.daemons:
             self.wait(lambda: self._started_at(name) >= begin)
-            self.wait(lambda: not self.node_states()[name].startswith(("down", "unk")))
-            self.wait(lambda: not self.node_states()[name].endswith("*"))
+            self.wait_up(name)
+
+    def wait_up(self, name: str) -> None:
+        """Until the controller believes that a node is alive."""
+        self.wait(lambda: not self.node_states()[name].startswith(("down", "unk")))
+        self.wait(lambda: not self.node_states()[name].endswith("*"))
 
     def drain(self, name: str) -> None:
         """No new jobs for this node; those on it end in peace."""

@@ -12,19 +12,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from l2s_hpc.errors import DamageError
 from l2s_hpc.store.journal import Journal
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
 from l2s_hpc.store.state import AttemptState, RunState
 from tests.mini import Mini, outcome, state_of, write_mini
 
-from .cluster import Job, SlurmCluster
+from .cluster import Job, Process, SlurmCluster
 from .machine import on_host
 
 SITE = """
@@ -37,7 +38,51 @@ candidates_per_task = 2
 poll_seconds = 0.3
 grace_seconds = 4
 """
+NO_REQUEUE = "sbatch = { no-requeue = true }\n"
+"""Appended to a site: Slurm starts no job again."""
+
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
+CHUNKS = 4
+"""Chunks of a candidate, where it has more than one: see `make_lab`."""
+
+
+class Controller(subprocess.Popen[str]):
+    """A command that drives a search; what it prints goes to a file, to be read at any time."""
+
+    def __init__(self, command: Sequence[str], folder: Path, env: Mapping[str, str]) -> None:
+        number, name = tempfile.mkstemp(".log", "controller-", folder)
+        self._log = Path(name)
+        try:
+            super().__init__(
+                command, stdout=number, stderr=subprocess.STDOUT, text=True, env=dict(env)
+            )
+        finally:
+            os.close(number)
+
+    def said(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def communicate(self, input: str | None = None, timeout: float | None = None) -> Any:
+        """As if what it prints came through a pipe."""
+        self.wait(timeout)
+        return self.said(), ""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A task that stands still between two chunks of a candidate's attempt.
+
+    What is seen of a task that runs may be over when it is acted upon, the more so on a slow
+    machine. Of this one it stays so. Slurm itself wakes up what it ends.
+    """
+
+    job: Job
+    attempt: AttemptState
+    processes: Sequence[Process]
+
+    def go_on(self) -> None:
+        for process in self.processes:
+            process.send(signal.SIGCONT)
 
 
 @dataclass(frozen=True)
@@ -57,18 +102,18 @@ class Lab:
         """The same lab, whose commands see another environment."""
         return replace(self, env=env)
 
-    def begin(
-        self, *settings: str, options: tuple[str, ...] = (), host: str = ""
-    ) -> subprocess.Popen[str]:
-        """Start the controller, maybe on another login node; what it prints comes from `end`."""
+    def begin(self, *settings: str, options: tuple[str, ...] = (), host: str = "") -> Controller:
+        """Start the controller, maybe on another login node."""
         command = [*self.mini.command(self.run, *settings), *options]
-        return subprocess.Popen(
-            on_host(host, command) if host else command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self.env,
-        )
+        return self.start(on_host(host, command) if host else command)
+
+    def start(self, command: Sequence[str], **variables: str) -> Controller:
+        """Start a command as the controller, with some more environment variables."""
+        return Controller(command, self.mini.site.parent, {**self.env, **variables})
+
+    def set_nodes(self, **settings: Any) -> None:
+        """Give other settings of the scripted engine to the tasks that begin from now on."""
+        _nodes(self.mini.site.parent).write_text(json.dumps(settings), encoding="utf-8")
 
     def finish(self, *settings: str, options: tuple[str, ...] = (), host: str = "") -> str:
         """Run the controller to the end, which must be a good one; return what it printed."""
@@ -93,8 +138,44 @@ class Lab:
         # A refused sbatch leaves lines that stand for no job.
         return [job for job in jobs if job.reason != "BadConstraints"]
 
-    def wait(self, predicate: Callable[[], object], timeout: float = 60.0) -> None:
+    def wait(self, predicate: Callable[[], object], timeout: float = 120.0) -> None:
         self.slurm.wait(predicate, timeout)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[Frozen]:
+        """Freeze a task that has made a chunk and lacks two, until the end of the block.
+
+        The lab must be made with a `chunk_delay`: a task that wakes up needs more than that.
+        """
+        found: list[Frozen] = []
+
+        def look() -> bool:
+            found[:] = self._freeze()
+            return bool(found)
+
+        self.wait(look)
+        (task,) = found
+        try:
+            yield task
+        finally:
+            task.go_on()
+
+    def _freeze(self) -> list[Frozen]:
+        """Freeze tasks one after another, until one is as it should be; the others go on."""
+        for job in self.running():
+            processes = self.slurm.tasks(job.id)
+            for process in processes:
+                process.send(signal.SIGSTOP)
+            # What a process has asked the kernel for is done before it stops.
+            for process in processes:
+                self.wait(lambda p=process: p.stopped() or not p.alive())
+            for attempt in self.state().live_attempts():
+                between = self.owned(attempt) and 1 <= self.paths(attempt).chunks() <= CHUNKS - 2
+                if processes and self.on(attempt, job) and between:
+                    return [Frozen(job, attempt, processes)]
+            for process in processes:
+                process.send(signal.SIGCONT)
+        return []
 
     def running(self, least: int = 1) -> list[Job]:
         """Wait until so many tasks of the run are at work on a candidate, and return them."""
@@ -116,6 +197,11 @@ class Lab:
     def paths(self, attempt: AttemptState) -> Any:
         where = (attempt.evaluation, attempt.generation, attempt.candidate, attempt.attempt)
         return RunPaths(self.run).attempt(*where)
+
+    def logs(self, batch: str) -> str:
+        """What the tasks of a batch said."""
+        files = sorted((self.run / "logs" / batch).glob("*.err"))
+        return "".join(file.read_text(encoding="utf-8") for file in files)
 
     def index(self, attempt: AttemptState) -> int:
         return int(attempt.task.rpartition("-")[2])
@@ -152,22 +238,32 @@ def _at(job: Job) -> tuple[str, int]:
     return job.name, job.index or 0
 
 
-def end(controller: subprocess.Popen[str], code: int = 0, timeout: float = 240) -> str:
-    """Wait for a controller and return what it printed; its exit code must be this one."""
-    try:
-        text, _ = controller.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        controller.kill()
-        text, _ = controller.communicate()
-        raise AssertionError(f"the controller does not end:\n{text}") from None
-    assert controller.returncode == code, text
-    return text
+def end(
+    controller: Controller,
+    code: int = 0,
+    timeout: float = 480,
+    meanwhile: Callable[[], object] | None = None,
+) -> str:
+    """Wait for a controller and return what it printed; its exit code must be this one.
+
+    `meanwhile` is called again and again.
+    """
+    deadline = time.monotonic() + timeout
+    while controller.poll() is None:
+        if time.monotonic() > deadline:
+            kill(controller)
+            raise AssertionError(f"the controller does not end:\n{controller.said()}")
+        if meanwhile is not None:
+            meanwhile()
+        time.sleep(0.2)
+    assert controller.returncode == code, controller.said()
+    return controller.said()
 
 
-def kill(controller: subprocess.Popen[str]) -> None:
+def kill(controller: Controller) -> None:
     """kill -9, as a login node does that is restarted."""
-    controller.send_signal(signal.SIGKILL)
-    controller.communicate()
+    controller.kill()
+    controller.wait()
 
 
 def make_lab(
@@ -177,13 +273,27 @@ def make_lab(
     node: Mapping[str, Any] | None = None,
     run: Path | None = None,
 ) -> Lab:
-    """Write a mini job; `node` holds settings of the scripted engine that are the nodes' alone."""
+    """Write a mini job; `node` holds settings of the scripted engine that are the nodes' alone.
+
+    With `chunk_delay` a candidate takes `CHUNKS` chunks of so many seconds.
+    """
     folder.mkdir(exist_ok=True)
     if node:
-        quoted = json.dumps(f"export L2S_SCRIPTED='{json.dumps(node)}'")
+        quoted = json.dumps(f'export L2S_SCRIPTED="$(cat {_nodes(folder)})"')
         site += f"setup = [{quoted}]\n"
-    mini = write_mini(folder, site=site)
-    return Lab(mini, slurm, run or folder / "run", slurm.env, expected_outcome(folder, mini))
+    files = write_mini(folder, site=site)
+    if node and "chunk_delay" in node:
+        text = files.job.read_text(encoding="utf-8")
+        chunked = text.replace("[protocol]\n", f"[protocol]\nchunk_items = {8 // CHUNKS}\n")
+        files.job.write_text(chunked, encoding="utf-8")
+    expected = expected_outcome(folder, files)
+    lab = Lab(files, slurm, run or folder / "run", slurm.env, expected)
+    lab.set_nodes(**(node or {}))
+    return lab
+
+
+def _nodes(folder: Path) -> Path:
+    return folder / "nodes.json"
 
 
 _EXPECTED: dict[str, Mapping[str, object]] = {}
@@ -204,7 +314,7 @@ def expected_outcome(folder: Path, mini: Mini) -> Mapping[str, object]:
 
 
 @contextlib.contextmanager
-def ended(*controllers: subprocess.Popen[str]) -> Iterator[None]:
+def ended(*controllers: Controller) -> Iterator[None]:
     """Whatever a test does: its controllers do not outlive it."""
     try:
         yield
@@ -212,8 +322,7 @@ def ended(*controllers: subprocess.Popen[str]) -> Iterator[None]:
         for controller in controllers:
             if controller.poll() is None:
                 controller.send_signal(signal.SIGCONT)
-                controller.kill()
-                controller.communicate()
+                kill(controller)
 
 
 def put_first(folder: Path, command: str, script: str, env: Mapping[str, str]) -> dict[str, str]:
@@ -252,14 +361,3 @@ def refused(folder: Path, site: str, env: Mapping[str, str], words: str) -> None
     )
     assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
     assert not (folder / "run").exists()
-
-
-def sealed_chunks(lab: Lab) -> int:
-    """How many chunks are durable in attempts that have no receipt yet."""
-    with contextlib.suppress(DamageError):
-        return sum(
-            len(list(lab.paths(a).folder.glob("chunk-*.json")))
-            for a in lab.state().live_attempts()
-            if not lab.paths(a).receipt.exists()
-        )
-    return 0

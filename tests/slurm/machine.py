@@ -15,7 +15,7 @@ from types import TracebackType
 
 from .processes import POLL, ClusterError
 
-BUSY_WAIT = 5.0  # seconds for which others may keep the disk busy
+BUSY_WAIT = 60.0  # seconds for which others may keep the disk busy
 BALLAST = ".ballast"
 
 

@@ -45,6 +45,18 @@ class Process:
     def alive(self) -> bool:
         return Process.find(self.pid) == self
 
+    def stopped(self) -> bool:
+        """Whether all its threads stand still; SIGSTOP waits for what they ask of the kernel."""
+        try:
+            stats = [p.read_text("utf-8", "replace") for p in self._folder.glob("task/*/stat")]
+        except OSError:  # a thread has ended
+            return False
+        return self.alive() and {s.rpartition(")")[2].split()[0] for s in stats} == {"T"}
+
+    @property
+    def _folder(self) -> Path:
+        return Path("/proc", str(self.pid))
+
     def send(self, signum: signal.Signals) -> None:
         if self.alive():
             with contextlib.suppress(ProcessLookupError):

@@ -82,11 +82,12 @@ def test_another_login_node_goes_on_while_the_first_hangs(
     slurm: SlurmCluster, tmp_path: Path, allowed_to_mount: None
 ) -> None:
     """The first one freezes with its jobs under way, and wakes up when all is done."""
-    lab = make_lab(slurm, tmp_path, node={"delay": 1.0})
+    lab = make_lab(slurm, tmp_path, node={"chunk_delay": 2.0})
     first = lab.begin()
     with ended(first):
-        lab.running()
-        first.send_signal(signal.SIGSTOP)
+        with lab.frozen():
+            first.send_signal(signal.SIGSTOP)
+        lab.set_nodes()
         lab.finish(host="login2")
         lab.check()
         first.send_signal(signal.SIGCONT)
@@ -99,13 +100,8 @@ def test_one_that_froze_before_sbatch_doubles_nothing(
 ) -> None:
     """Another one has given its submission up; when it wakes up and submits, its job is ended."""
     log, script = tmp_path / "places", sbatch_alone(tmp_path / "killed.py")
-    first = subprocess.Popen(
-        [sys.executable, str(script), "1", str(log), *lab.mini.command(lab.run)[3:]],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**lab.env, "PLACE_SIGNAL": "SIGSTOP"},
-    )
+    command = [sys.executable, str(script), "1", str(log), *lab.mini.command(lab.run)[3:]]
+    first = lab.start(command, PLACE_SIGNAL="SIGSTOP")
     with ended(first):
         lab.wait(log.exists)
         lab.finish(host="login2")
@@ -125,25 +121,27 @@ def sbatch_alone(script: Path) -> Path:
 
 def test_stopped_and_gone_on_with(slurm: SlurmCluster, tmp_path: Path) -> None:
     """What `l2s stop` cancels is nobody's will: the same command goes on without being asked."""
-    lab = make_lab(slurm, tmp_path, node={"delay": 1.5})
+    lab = make_lab(slurm, tmp_path, node={"chunk_delay": 2.0})
     controller = lab.begin()
-    with ended(controller):
-        lab.running()
+    with ended(controller), lab.frozen():
         l2s("stop", str(lab.run), env=lab.env)
+        lab.set_nodes()
         end(controller, code=3)
     lab.wait(lambda: not [j for j in lab.jobs() if j.state in ("PENDING", "RUNNING")])
     lab.finish()
     lab.check()
-    assert "cancelled" not in {a.kind for a in lab.failures()}
+    kinds = {a.kind for a in lab.failures()}
+    assert "interrupted" in kinds and "cancelled" not in kinds
 
 
 def test_killed_while_tasks_run(slurm: SlurmCluster, tmp_path: Path) -> None:
-    lab = make_lab(slurm, tmp_path, node={"delay": 1.0})
+    lab = make_lab(slurm, tmp_path, node={"chunk_delay": 1.0})
     for _ in range(3):
         controller = lab.begin()
-        with ended(controller):
-            lab.running()
+        # While one of its tasks is under way, a controller begins no other batch.
+        with ended(controller), lab.frozen():
             kill(controller)
+    lab.set_nodes()
     lab.finish()
     lab.check()
     assert not [a for a in lab.attempts() if a.outcome != "accepted"]

@@ -109,9 +109,9 @@ class Place:
     def tasks(self) -> list[Job]:
         return [job for job in self.jobs() if not job.name.endswith("-controller")]
 
-    def wait_complete(self, seconds: float = 120) -> None:
+    def wait_complete(self, seconds: float = 300) -> None:
         self.slurm.wait(lambda: state_of(self.run).completed, timeout=seconds)
-        self.slurm.wait(lambda: not self.jobs(), timeout=60)
+        self.slurm.wait(lambda: not self.jobs())
         assert "Traceback" not in self.log
 
 
@@ -158,7 +158,7 @@ def test_a_detached_run_is_that_of_an_attached_one(
     )
     place.wait_complete()
     assert outcome(place.run) == undisturbed
-    watched, _ = watch.communicate(timeout=30)
+    watched, _ = watch.communicate(timeout=60)
     phases = [json.loads(line)["phase"] for line in watched.splitlines()]
     assert phases[0] == "search" and phases[-1] == "complete"
     assert watch.returncode == 0
@@ -178,8 +178,9 @@ def test_a_detached_run_is_that_of_an_attached_one(
 def test_a_second_detach_and_a_stop_that_is_undone(
     slurm: SlurmCluster, tmp_path: Path, undisturbed: dict[str, object]
 ) -> None:
-    place = new_place(slurm, tmp_path, delay=20)
-    other = slurm.submit("--wrap", "sleep 300", "--job-name", "l2s-somebody-else-controller")
+    # So long that tasks that are not ended would outlive this test.
+    place = new_place(slurm, tmp_path, delay=1000)
+    other = slurm.submit("--wrap", "sleep 3000", "--job-name", "l2s-somebody-else-controller")
     first = place.detach()
     assert place.detach()["job"] == first["job"]
     slurm.wait(
@@ -189,10 +190,8 @@ def test_a_second_detach_and_a_stop_that_is_undone(
     status = json.loads(place.call(place.l2s("status", "run", "--json")))
     assert status["controller"].startswith(f"Slurm job {first['job']} on ")
 
-    begun = time.monotonic()
     assert json.loads(place.call(place.l2s("stop", "run", "--json"))) == {"ended": 1}
     slurm.wait(lambda: not place.jobs())
-    assert time.monotonic() - begun < 20
     assert slurm.states(other) == ["RUNNING"]
     assert "Traceback" not in place.log
     status = json.loads(place.call(place.l2s("status", "run", "--json")))
@@ -232,12 +231,13 @@ def test_a_controller_that_is_killed_and_requeued(
 def test_a_link_in_the_queue_does_not_undo_a_stop(slurm: SlurmCluster, tmp_path: Path) -> None:
     """As when slurmctld was away when `l2s stop` wanted to cancel it."""
     place = new_place(slurm, tmp_path)
-    job = place.detach("--set", "site.controller.sbatch.begin=now+4")["job"]
+    job = place.detach("--set", "site.controller.sbatch.begin=now+1hour")["job"]
     status = json.loads(place.call(place.l2s("status", "run", "--json")))
     assert status["controller"].startswith(f"Slurm job {job}, submitted ")
     journal = Journal(RunPaths(place.run).journal)
     journal.refresh()
     assert journal.append([{"event": "stopped"}])
+    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     slurm.wait(lambda: slurm.states(int(job)) == ["FAILED"])
     assert "stopped by `l2s stop`" in place.log
     assert state_of(place.run).stopped and not state_of(place.run).batches
@@ -286,7 +286,7 @@ def test_the_crontab_line(
     command = cron_command(filled_in("crontab", place).replace("/path/to/slurm/bin:", ""))
     env = {"HOME": "/", "PATH": "/usr/bin:/bin", "SLURM_CONF": slurm.env["SLURM_CONF"]}
     said = []
-    for _ in range(40):
+    for _ in range(200):
         done = subprocess.run(
             ["/bin/sh", "-c", command], env=env, capture_output=True, text=True, check=False
         )
@@ -348,7 +348,7 @@ def test_a_controller_of_ones_own_making(
     log = place.folder / "l2s-run.log"
     slurm.wait(lambda: place.run.exists() and bool(state_of(place.run).accepted))
     place.call(["scancel", f"{array}_1"])  # as its time limit would
-    slurm.wait(lambda: set(slurm.states(array)) <= set(OVER), timeout=90)
+    slurm.wait(lambda: set(slurm.states(array)) <= set(OVER), timeout=300)
     text = log.read_text(encoding="utf-8")
     assert "interrupted by SIGTERM" in text and "Traceback" not in text
     assert text.count("Final front") == 1 and text.count("The run is complete") == 1
@@ -357,7 +357,7 @@ def test_a_controller_of_ones_own_making(
 
 
 def test_a_chain_of_links(chained: Place, undisturbed: dict[str, object]) -> None:
-    chained.wait_complete(seconds=200)
+    chained.wait_complete()
     assert outcome(chained.run) == undisturbed
     links = re.findall(r"job (\d+) is the controller", chained.log)
     assert len(links) >= 3 and len(set(links)) == len(links)

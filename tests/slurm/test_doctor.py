@@ -198,7 +198,7 @@ def test_accounts_qos_and_their_database(
 @pytest.fixture
 def full(slurm: SlurmCluster) -> Iterator[None]:
     """A cluster on which nothing starts, because others use all of it."""
-    others = [slurm.submit("--exclusive", "--wrap", "sleep 300") for _ in slurm.nodes]
+    others = [slurm.submit("--exclusive", "--wrap", "sleep 3000") for _ in slurm.nodes]
     slurm.wait(lambda: all(slurm.states(job) == ["RUNNING"] for job in others))
     yield
     for job in others:
@@ -207,9 +207,10 @@ def full(slurm: SlurmCluster) -> Iterator[None]:
 
 
 def test_a_probe_that_does_not_start_in_time(full: None, site: Path, place: Path) -> None:
-    code, rows, said = doctor(site, place, wait=4)
+    # Slurm may need some seconds to tell why a job waits: doctor asks more than once.
+    code, rows, said = doctor(site, place, wait=12)
     assert code == 3
-    assert "no answer in 4 s" in rows["probe job"]["found"]
+    assert "no answer in 12 s" in rows["probe job"]["found"]
     assert "waits in the queue" in rows["probe job"]["found"]
     assert "waits in the queue (Resources)" in said or ("(Priority)" in said and "s left" in said)
 
@@ -230,7 +231,7 @@ def test_a_probe_that_the_user_interrupts(
 
 def test_a_probe_of_plan_that_the_user_interrupts(slurm: SlurmCluster, tmp_path: Path) -> None:
     """It is a run in a folder of its own, with which nobody goes on."""
-    mini = write_mini(tmp_path, SITE + 'engine = "scripted"\n', "delay = 100")
+    mini = write_mini(tmp_path, SITE + 'engine = "scripted"\n', "delay = 1000")
     words = ["plan", mini.job, "--site", mini.site, "--run", tmp_path / "run", "--probe"]
     process = subprocess.Popen(
         [sys.executable, "-m", "l2s_hpc.cli.main", *map(str, words)],

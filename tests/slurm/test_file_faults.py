@@ -16,7 +16,7 @@ import pytest
 from l2s_hpc.store.layout import AttemptPaths
 
 from .cluster import SlurmCluster
-from .faults import end, ended, kill, l2s, make_lab
+from .faults import Controller, end, ended, kill, l2s, make_lab
 from .machine import SmallDisk
 
 
@@ -33,8 +33,9 @@ def test_the_disk_is_full_for_a_while(slurm: SlurmCluster, tmp_path: Path, disk:
     with ended(controller):
         lab.running()
         disk.fill()
-        time.sleep(12)
-        assert controller.poll() is None
+        lab.wait(lambda: waits(controller))
+        time.sleep(12)  # the workers' turn
+        assert waits(controller)
         disk.free()
         end(controller)
     lab.check()
@@ -53,10 +54,10 @@ def test_the_disk_is_full_for_too_long(
         lab.wait(lambda: not [j for j in lab.jobs() if j.state in ("RUNNING", "COMPLETING")])
         # Now the controller has something to record, and cannot.
         time.sleep(15)
+        lab.wait(lambda: waits(controller))
         disk.free()
-        text = end(controller)
+        end(controller)
     lab.check()
-    assert "No space left on device" in text and "waiting" in text
     assert not any(a.counted for a in lab.failures())
 
 
@@ -81,21 +82,21 @@ def test_the_disk_becomes_read_only(slurm: SlurmCluster, tmp_path: Path, disk: S
         lab.wait(lambda: len(lab.state().accepted) >= 4)
         # The kernel refuses while a task's log is open: it may need a moment between two arrays.
         disk.read_only()
-        time.sleep(15)
-        assert controller.poll() is None
+        time.sleep(10)
+        lab.wait(lambda: waits(controller, "Read-only file system"))
         disk.writable()
-        text = end(controller)
+        end(controller)
     lab.check()
-    assert "Read-only file system" in text
 
 
 def test_damaged_tables_and_receipts(slurm: SlurmCluster, tmp_path: Path) -> None:
     """Each kind of damage to one candidate of the first generation, while no controller looks."""
-    lab = make_lab(slurm, tmp_path)
+    lab = make_lab(slurm, tmp_path, node={"delay": 3.0})  # it is gone before a task ends
     controller = lab.begin()
     with ended(controller):
         lab.wait(lambda: any(batch.job for batch in lab.state().batches.values()))
         kill(controller)
+    lab.set_nodes()
     attempts = [a for a in lab.state().live_attempts()]
     lab.wait(lambda: all(lab.paths(a).receipt.exists() for a in attempts))
     assert len(attempts) >= len(DAMAGES), "too few candidates for all kinds of damage"
@@ -125,6 +126,13 @@ def test_accepted_tables_that_are_damaged_later(slurm: SlurmCluster, tmp_path: P
     l2s("verify", str(lab.run), "--quarantine", env=lab.env, code=3)
     lab.finish()
     lab.check()
+
+
+def waits(controller: Controller, why: str = "No space left on device") -> bool:
+    """Whether a controller has said that it cannot write, and has not given up."""
+    text = controller.said()
+    assert controller.poll() is None, text
+    return why in text and "waiting" in text
 
 
 def _torn_table(paths: AttemptPaths, spare: AttemptPaths) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from tests.mini import SMALL_TOY, Mini, kill_at_entry, outcome, state_of, write_mini
 
 from .cluster import SlurmCluster
+from .faults import Controller, end, ended
 
 pytestmark = pytest.mark.usefixtures("on_cluster")
 SITE = """
@@ -96,16 +96,16 @@ def test_refused_by_slurm(mini: Mini, slurm: SlurmCluster, tmp_path: Path) -> No
 
 
 def test_stop_cancels_our_jobs_only(mini: Mini, slurm: SlurmCluster, tmp_path: Path) -> None:
-    other = slurm.submit("--wrap", "sleep 300", "--job-name", "somebody-else")
+    other = slurm.submit("--wrap", "sleep 3000", "--job-name", "somebody-else")
     run = tmp_path / "run"
-    command = mini.command(run, "site.scripted.delay=60")
-    controller = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = mini.command(run, "site.scripted.delay=1000")
+    controller = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     slurm.wait(
         lambda: any(j.name.startswith("l2s-mini") and j.state == "RUNNING" for j in slurm.jobs())
     )
     stop = [sys.executable, "-m", "l2s_hpc.cli.main", "stop", str(run)]
     subprocess.run(stop, check=True, capture_output=True)
-    assert controller.wait(30) == 3
+    assert controller.wait(90) == 3
     slurm.wait(lambda: not [j for j in _live(slurm) if j != "somebody-else"], timeout=60)
     assert _live(slurm) == ["somebody-else"]
     slurm.cancel(other)
@@ -133,16 +133,15 @@ def test_outage_is_waited_for(
             monkeypatch.setenv(name, value)
         mini = write_mini(_made(tmp_path / "job"), site=SITE)
         run = tmp_path / "run"
-        controller = subprocess.Popen(
-            mini.command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        cluster.wait(lambda: run.exists() and any(b.job for b in state_of(run).batches.values()))
-        cluster.stop_controller()
-        time.sleep(5)
-        cluster.start_controller()
-        output, _ = controller.communicate(timeout=120)
-        assert controller.returncode == 0, output
-        assert "waiting" in output
+        controller = Controller(mini.command(run), tmp_path, cluster.env)
+        with ended(controller):
+            cluster.wait(
+                lambda: run.exists() and any(b.job for b in state_of(run).batches.values())
+            )
+            cluster.stop_controller()
+            cluster.wait(lambda: "waiting" in controller.said())
+            cluster.start_controller()
+            end(controller)
         assert outcome(run)["completed"]
 
 

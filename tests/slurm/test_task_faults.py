@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
+from l2s_hpc.store.state import AttemptState
 from tests.mini import outcome
 
 from .cluster import SlurmCluster
-from .faults import SITE, Lab, end, ended, l2s, make_lab, sealed_chunks
+from .faults import CHUNKS, NO_REQUEUE, SITE, Frozen, Lab, end, ended, l2s, make_lab
 
-CHUNKS = "chunk_items = 2"
-"""Four chunks a candidate: enough to be interrupted in between."""
-
-
-def chunked(slurm: SlurmCluster, folder: Path, delay: float = 1.0, site: str = SITE) -> Lab:
-    """A lab whose candidates take four chunks of `delay` seconds."""
-    from tests import mini
-
-    job = mini.JOB
-    try:
-        mini.JOB = job.replace("max_tokens = 100", f"max_tokens = 100\n{CHUNKS}")
-        return make_lab(slurm, folder, site=site, node={"chunk_delay": delay})
-    finally:
-        mini.JOB = job
+CHUNKED = {"chunk_delay": 2.0}
+"""A candidate takes some seconds, and can be disturbed between two chunks."""
 
 
 @pytest.mark.parametrize("kind", ["kill", "error", "engine"])
@@ -98,19 +86,20 @@ def test_what_fails_everywhere_is_penalised_with_its_reason(
 
 def test_the_time_limit_keeps_finished_chunks(slurm: SlurmCluster, tmp_path: Path) -> None:
     """Slurm warns, and ends the task at its limit; the next attempt goes on at the next chunk."""
-    lab = chunked(slurm, tmp_path)
-    controller = lab.begin("site.candidates_per_task=4")
-    with ended(controller):
-        lab.wait(lambda: sealed_chunks(lab) >= 2)
-        for job in lab.running():
-            slurm.time_out(job.id)
+    # Longer than Slurm takes from waking the task up to warning it.
+    lab = make_lab(slurm, tmp_path, node={"chunk_delay": 4.0})
+    controller = lab.begin()
+    with ended(controller), lab.frozen() as task:
+        slurm.time_out(task.job.id)
+        lab.set_nodes()
         end(controller)
     lab.check()
-    cut = [a for a in lab.failures() if a.kind == "timeout"]
-    assert cut and not any(a.counted for a in cut if a.chunks)
-    resumed = [a for a in cut if a.chunks]
-    assert resumed, "no chunk was finished in time"
-    assert_chunks_kept(lab, resumed[0].evaluation, resumed[0].candidate, resumed[0].chunks)
+    cut, *_, last = tries(lab, task)
+    assert (cut.outcome, cut.kind, cut.counted) == ("failed", "timeout", False)
+    assert cut.chunks >= 1
+    # What was finished is not generated again.
+    assert last.outcome == "accepted" and lab.paths(last).chunks() <= CHUNKS - cut.chunks
+    assert not any(a.counted for a in lab.failures())
 
 
 def test_the_hard_time_limit(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -118,98 +107,106 @@ def test_the_hard_time_limit(slurm: SlurmCluster, tmp_path: Path) -> None:
     once = tmp_path / "once"
     once.mkdir()
     lab = make_lab(slurm, tmp_path, node={"once": str(once), "faults": {"hang": 0.15}})
+    cut: set[str] = set()
+
+    def time_out() -> None:
+        hanging = {path.stem.removeprefix("hang-") for path in once.iterdir()}
+        for attempt in lab.state().live_attempts():
+            if attempt.candidate in hanging - cut:
+                for job in (job for job in lab.jobs() if lab.on(attempt, job)):
+                    slurm.time_out(job.id)
+                    cut.add(attempt.candidate)
+
     controller = lab.begin()
     with ended(controller):
-        cut: set[str] = set()
-        while controller.poll() is None:
-            hanging = {path.stem.removeprefix("hang-") for path in once.iterdir()}
-            live = {a.candidate: a for a in lab.state().live_attempts()}
-            for candidate in (hanging & live.keys()) - cut:
-                for job in lab.jobs():
-                    attempt = live[candidate]
-                    if (job.name, job.index or 0) == (attempt.batch, lab.index(attempt)):
-                        slurm.time_out(job.id)
-                        cut.add(candidate)
-            time.sleep(0.5)
-        end(controller)
+        end(controller, meanwhile=time_out)
     lab.check()
-    assert cut
-    failed = {a.candidate: a for a in lab.failures() if a.counted}
-    assert failed.keys() == cut and {a.kind for a in failed.values()} == {"timeout"}
+    hung = [a for a in lab.failures() if a.kind == "timeout"]
+    assert sorted(a.candidate for a in hung) == sorted(cut)
+    # Who comes after another candidate in its task had not all of the time, and is not to blame.
+    done = {a.task for a in lab.attempts() if a.outcome == "accepted"}
+    assert [a.counted for a in hung] == [a.task not in done for a in hung]
+    assert any(a.counted for a in hung)
+    assert not any(a.counted for a in lab.failures() if a not in hung)
 
 
 def test_requeued_by_hand(slurm: SlurmCluster, tmp_path: Path) -> None:
     """`scontrol requeue`: the same attempt goes on, with the chunks that it had."""
-    lab = chunked(slurm, tmp_path)
+    lab = make_lab(slurm, tmp_path, node=CHUNKED)
     controller = lab.begin()
-    with ended(controller):
-        lab.wait(lambda: sealed_chunks(lab) >= 1)
-        (job, *_) = lab.running()
-        slurm.requeue(job.id)
+    with ended(controller), lab.frozen() as task:
+        first = lab.paths(task.attempt).chunk(0)
+        made = first.stat()
+        slurm.requeue(task.job.id)
+        lab.set_nodes()
         end(controller)
     lab.check()
     assert not lab.failures(), "a requeued task is no failure"
-    assert _restarted(lab)
+    assert gone_on_with(lab, task)
+    assert first.stat().st_mtime_ns == made.st_mtime_ns, "a chunk was made again"
 
 
 def test_preempted_and_requeued(slurm: SlurmCluster, tmp_path: Path) -> None:
-    lab = chunked(slurm, tmp_path)
+    lab = make_lab(slurm, tmp_path, node=CHUNKED)
     controller = lab.begin()
-    with ended(controller):
-        lab.wait(lambda: sealed_chunks(lab) >= 1)
-        (job, *_) = lab.running()
-        urgent = slurm.preempt(job.node)
+    with ended(controller), lab.frozen() as task:
+        urgent = slurm.preempt(task.job.node)
         lab.wait(lambda: [j for j in lab.jobs() if j.restarts])
         slurm.cancel(urgent)
+        lab.set_nodes()
         end(controller)
     lab.check()
     assert not lab.failures()
-    assert _restarted(lab)
+    assert gone_on_with(lab, task)
 
 
 def test_preempted_for_good(slurm: SlurmCluster, tmp_path: Path) -> None:
     """`--no-requeue`: Slurm ends the job, and we submit another."""
-    lab = chunked(slurm, tmp_path, site=SITE + "sbatch = { no-requeue = true }\n")
+    lab = make_lab(slurm, tmp_path, site=SITE + NO_REQUEUE, node=CHUNKED)
     controller = lab.begin()
-    with ended(controller):
-        lab.wait(lambda: sealed_chunks(lab) >= 1)
-        (job, *_) = lab.running()
-        urgent = slurm.preempt(job.node)
-        lab.wait(lambda: [j for j in lab.jobs() if j.state == "PREEMPTED"])
+    with ended(controller), lab.frozen() as task:
+        urgent = slurm.preempt(task.job.node)
         slurm.cancel(urgent)
+        lab.set_nodes()
         end(controller)
     lab.check()
     assert {a.kind for a in lab.failures()} == {"interrupted"}
     assert not any(a.counted for a in lab.failures())
+    assert [a.outcome for a in tries(lab, task)] == ["failed", "accepted"]
 
 
 def test_a_node_is_lost(slurm: SlurmCluster, tmp_path: Path) -> None:
-    lab = make_lab(slurm, tmp_path, node={"delay": 2.0})
+    lab = make_lab(slurm, tmp_path, node=CHUNKED)
     controller = lab.begin()
-    with ended(controller):
-        (job, *_) = lab.running()
-        slurm.kill_node(job.node)
+    with ended(controller), lab.frozen() as task:
+        slurm.kill_node(task.job.node)
+        lab.set_nodes()
         try:
             end(controller)
         finally:
-            slurm.start_node(job.node)
+            slurm.start_node(task.job.node)
     lab.check()
     assert not any(a.counted for a in lab.failures())
+    assert gone_on_with(lab, task)
 
 
 def test_a_node_is_drained(slurm: SlurmCluster, tmp_path: Path) -> None:
     """What runs there ends in peace, and nothing new goes there."""
-    lab = make_lab(slurm, tmp_path, node={"delay": 1.0})
+    lab = make_lab(slurm, tmp_path, node=CHUNKED)
     controller = lab.begin()
-    with ended(controller):
-        (job, *_) = lab.running()
-        slurm.drain(job.node)
+    with ended(controller), lab.frozen() as task:
+        slurm.drain(task.job.node)
+        task.go_on()
+        lab.set_nodes()
         try:
             end(controller)
         finally:
-            slurm.resume(job.node)
+            slurm.resume(task.job.node)
     lab.check()
     assert not lab.failures()
+    assert [(a.outcome, a.node) for a in tries(lab, task)] == [("accepted", task.job.node)]
+    later = [a for a in lab.attempts() if a.batch != task.attempt.batch]
+    assert later and task.job.node not in {a.node for a in later}
 
 
 def test_a_node_with_repeated_faults_is_excluded_and_named(
@@ -233,11 +230,11 @@ def test_a_node_with_repeated_faults_is_excluded_and_named(
 def test_what_somebody_cancelled_is_asked_for(
     slurm: SlurmCluster, tmp_path: Path, whole: bool
 ) -> None:
-    lab = make_lab(slurm, tmp_path, node={"delay": 1.5})
+    lab = make_lab(slurm, tmp_path, node=CHUNKED)
     controller = lab.begin()
-    with ended(controller):
-        (job, *_) = lab.running()
-        slurm.cancel(job.array if whole else job.id)
+    with ended(controller), lab.frozen() as task:
+        slurm.cancel(task.job.array if whole else task.job.id)
+        lab.set_nodes()
         text = end(controller, code=3)
     assert "cancelled" in text and "--resubmit-cancelled" in text
     lab.check_no_jobs()
@@ -251,50 +248,64 @@ def test_what_somebody_cancelled_is_asked_for(
 
 
 def test_cancelled_tasks_may_be_sent_again_unasked(slurm: SlurmCluster, tmp_path: Path) -> None:
-    lab = make_lab(slurm, tmp_path, node={"delay": 1.5})
+    lab = make_lab(slurm, tmp_path, node=CHUNKED)
     controller = lab.begin("site.resubmit_cancelled=1")
-    with ended(controller):
-        (job, *_) = lab.running()
-        slurm.cancel(job.id)
+    with ended(controller), lab.frozen() as task:
+        slurm.cancel(task.job.id)
+        lab.set_nodes()
         end(controller)
     lab.check()
     assert {a.kind for a in lab.failures()} == {"cancelled"}
 
 
-def test_a_frozen_task_that_was_given_up_is_fenced_off(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """Its node seems dead, another attempt counts, and then it wakes up and wants to write."""
-    lab = chunked(slurm, tmp_path, delay=0.5)
+@pytest.mark.parametrize("requeue", [True, False], ids=["same attempt", "next attempt"])
+def test_a_frozen_task_that_was_given_up_is_fenced_off(
+    slurm: SlurmCluster, tmp_path: Path, requeue: bool
+) -> None:
+    """Its node seems dead, another one takes its place, and then it wakes up and wants to write.
+
+    Slurm starts its job again elsewhere, and the same attempt goes on there; or, where it does not,
+    the controller makes another attempt.
+    """
+    lab = make_lab(slurm, tmp_path, site=SITE + ("" if requeue else NO_REQUEUE), node=CHUNKED)
     controller = lab.begin()
-    with ended(controller):
-        (job, *_) = lab.running()
-        tasks = slurm.tasks(job.id)
-        for process in tasks:
-            process.send(signal.SIGSTOP)
-        theirs = [lab.paths(a) for a in lab.state().live_attempts() if lab.on(a, job)]
-        unfinished = [paths for paths in theirs if not paths.receipt.exists()]
-        assert unfinished
-        os.kill(slurm.daemons[job.node].pid, signal.SIGSTOP)
+    with ended(controller), lab.frozen() as task:
+        daemon = slurm.daemons[task.job.node].pid
+        os.kill(daemon, signal.SIGSTOP)
         try:
+            lab.set_nodes()
             end(controller)
             lab.check()
+            left = results(lab, task)
+            # As long as its node's daemon stands still, nobody but the fence ends it.
+            task.go_on()
+            lab.wait(lambda: not any(process.alive() for process in task.processes))
         finally:
-            os.kill(slurm.daemons[job.node].pid, signal.SIGCONT)
-            for process in tasks:
-                process.send(signal.SIGCONT)
-    slurm.wait(lambda: not any(process.alive() for process in tasks), timeout=60)
+            os.kill(daemon, signal.SIGCONT)
+            slurm.wait_up(task.job.node)
     lab.check()
-    assert not any(paths.receipt.exists() or paths.scores.exists() for paths in unfinished)
+    assert results(lab, task) == left and bool(left) == requeue
+    assert "is another's now" in lab.logs(task.attempt.batch)
+    if requeue:
+        assert gone_on_with(lab, task)
+    else:
+        assert [a.outcome for a in tries(lab, task)] == ["failed", "accepted"]
     l2s("verify", str(lab.run), env=lab.env)
 
 
-def assert_chunks_kept(lab: Lab, evaluation: str, candidate: str, chunks: int) -> None:
-    """The attempt after an interrupted one generated only what was missing."""
-    tries = lab.state().attempts[evaluation, candidate]
-    later = lab.paths(tries[-1]).folder
-    assert len(list(later.glob("chunk-*.json"))) <= 4 - chunks
+def tries(lab: Lab, task: Frozen) -> list[AttemptState]:
+    """All attempts of the candidate that a task was frozen at, in order."""
+    return lab.state().attempts[task.attempt.evaluation, task.attempt.candidate]
 
 
-def _restarted(lab: Lab) -> bool:
-    """Whether an accepted attempt was begun by one incarnation of its job and ended by a later."""
-    accepted = [a for a in lab.attempts() if a.outcome == "accepted"]
-    return any(len(lab.paths(a).owners()) > 1 for a in accepted)
+def gone_on_with(lab: Lab, task: Frozen) -> bool:
+    """Whether the attempt was begun by one incarnation of its job and ended well by a later."""
+    (attempt,) = tries(lab, task)
+    return attempt.outcome == "accepted" and len(lab.paths(attempt).owners()) > 1
+
+
+def results(lab: Lab, task: Frozen) -> dict[str, bytes]:
+    """What has come of the attempt, by file name; nothing where it has not come to its end."""
+    paths = lab.paths(task.attempt)
+    files = (paths.receipt, paths.scores, paths.outputs)
+    return {file.name: file.read_bytes() for file in files if file.exists()}

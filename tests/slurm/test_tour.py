@@ -87,4 +87,4 @@ def watch(words: Sequence[str], slurm: SlurmCluster, folder: Path) -> None:
         assert "generation" in process.stdout.readline()
     finally:
         process.send_signal(2)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
