@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from l2s_hpc.config.base import Config, Name, Scalar
 
@@ -134,6 +141,11 @@ class ProtocolConfig(Config):
     """The seed from which each request's seed is drawn."""
     chunk_items: int = Field(1024, ge=1)
     """Prompts of one `generate` call; an interrupted attempt goes on at the next chunk."""
+    budgets: dict[Name, PositiveInt] = {}
+    """Longest answers by benchmark, where `max_tokens` is not meant: `{ gsm8k = 2048 }`."""
+    cycle_guard: int = Field(0, ge=0)
+    """Ends an answer that repeats itself exactly for so many tokens; it is charged its whole
+    budget. 0: off."""
 
 
 class ReferencesConfig(Config):
@@ -196,6 +208,20 @@ class SearchConfig(Config):
         if twice:
             raise ValueError(f"named twice: {', '.join(twice)}")
         return names
+
+    @field_validator("protocol")
+    @classmethod
+    def _budgets(cls, protocol: ProtocolConfig, info: ValidationInfo) -> ProtocolConfig:
+        known = info.data.get("benchmarks")
+        if known is None:  # they are faulty themselves
+            return protocol
+        unknown = sorted(set(protocol.budgets) - set(known))
+        if unknown:
+            raise ValueError(
+                f"budgets are given for what is no benchmark of this job: {', '.join(unknown)}; "
+                f"its benchmarks: {', '.join(known)}"
+            )
+        return protocol
 
 
 OPERATIONAL = (

@@ -135,10 +135,28 @@ def test_a_faulty_entry_is_one_fault_not_a_short_list_too(job: Path) -> None:
             "'splits': the shares overlap: they add up to 1.4, at most 1 is there",
         ),
         (['benchmarks=["math", "gsm8k", "math"]'], "'benchmarks': named twice: math"),
+        (
+            ["protocol.budgets={toy_easy=9, gsm8=9, aime=9}"],
+            "'protocol': budgets are given for what is no benchmark of this job: aime, gsm8; "
+            "its benchmarks: toy_easy",
+        ),
+        (
+            ["protocol.budgets.toy_easy=0"],
+            "'protocol.budgets.toy_easy': input should be greater than 0 (given: 0)",
+        ),
+        (
+            ["protocol.budgets.gsm8=9", "benchmarks=[]"],
+            "'benchmarks': tuple should have at least 1 item after validation, not 0",
+        ),
     ],
 )
 def test_rules_over_several_values(job: Path, overrides: list[str], line: str) -> None:
     assert faults(job, *overrides) == [line]
+
+
+def test_a_budget_may_be_above_the_longest_answer_of_the_others(job: Path) -> None:
+    found = load_job(job, ["protocol.budgets.toy_easy=99", "protocol.max_tokens=9"]).protocol
+    assert (found.max_tokens, found.budgets) == (9, {"toy_easy": 99})
 
 
 @pytest.mark.parametrize("name", ["slow-r1", "a b", "", "a.b"])
