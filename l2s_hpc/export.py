@@ -24,7 +24,8 @@ from l2s_hpc.records import Recipe
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
 from l2s_hpc.store.state import read_state
-from l2s_hpc.task.merge import Weights, merge
+from l2s_hpc.task.merge import merge
+from l2s_hpc.task.parents import Parents
 
 _SHARD_BYTES = 4_000_000_000
 _TOKENIZER_FILES = (
@@ -126,7 +127,7 @@ def _write_weights(folder: Path, recipe: Recipe, models: Mapping[str, Model]) ->
     """Write shards as the tensors come, then the index; a single shard gets the plain name."""
     shards: list[list[str]] = []
     total = 0
-    with Weights(models) as weights:
+    with Parents(models, "cpu") as weights:
         tensors = merge(recipe, weights, merged_tensors(models))
         for number, shard in enumerate(_shards(tensors)):
             save_file(shard, folder / f"shard-{number}.safetensors", metadata={"format": "pt"})

@@ -65,11 +65,17 @@ class Protocol(Record):
     engine: str
     engine_settings: dict[str, Any]
     merge_device: str
+    budgets: dict[str, int] = {}
+    cycle_guard: int = 0
 
     @property
     def hash(self) -> str:
-        """The hash that the score tables' `protocol` column holds."""
-        return short_hash(self.model_dump(mode="json"))
+        """The hash that the score tables' `protocol` column holds; what is off is left out."""
+        return short_hash(self.model_dump(mode="json", exclude_defaults=True))
+
+    def budget(self, benchmark: str) -> int:
+        """Return the longest answer to an item of a benchmark, in generated tokens."""
+        return self.budgets.get(benchmark, self.max_tokens)
 
 
 class Evaluation(Record):
@@ -112,13 +118,15 @@ class Task(Record):
 
     `key` is unique in the run and safe as a file name; `models` are the site's folders by hub id;
     `workers` share the candidates, each with a GPU of its own; a full disk is waited for at most
-    `disk_seconds`.
+    `disk_seconds`; `scratch` and `cache` are the site's folders on the node's own disk.
     """
 
     key: str
     models: dict[str, str] = {}
     workers: int = 1
     disk_seconds: float = 0.0
+    scratch: str = ""
+    cache: str = ""
     candidates: tuple[CandidateTask, ...]
 
 
@@ -173,7 +181,8 @@ class Receipt(Record):
 
     `job` is the Slurm job (`123_4`) and `restart` how often Slurm had requeued it before; `chunks`
     counts the chunks that were durable when the attempt ended; `earlier_seconds` is what those
-    incarnations of the job took that Slurm ended before.
+    incarnations of the job took that Slurm ended before. `usage` says what the engine was used
+    (see `task.engines.Engine.usage`); `fingerprint` is that of its canary.
     """
 
     run: str
@@ -193,6 +202,8 @@ class Receipt(Record):
     ended: str
     chunks: int = 0
     earlier_seconds: float = 0.0
+    usage: dict[str, float] = {}
+    fingerprint: str = ""
     rows: int = 0
     file_sha256: str = ""
     content_sha256: str = ""

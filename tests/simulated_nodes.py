@@ -20,8 +20,9 @@ from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
 from l2s_hpc.store.state import AttemptKey
 from l2s_hpc.task import node
-from l2s_hpc.task.engines import Engine, Generated
+from l2s_hpc.task.engines import Engine, Generated, Tell
 from l2s_hpc.task.evaluate import Attempt, Fenced
+from l2s_hpc.task.pipeline import Ended
 from l2s_hpc.task.scripted import ScriptedEngine
 from l2s_hpc.task.worker import Interrupted, Worker
 
@@ -153,6 +154,9 @@ class Nodes:
             self._worker.engine = _Engine(attempt.evaluation.protocol, fault, chunks)
             try:
                 self._worker._attempt(attempt)
+                self._worker.background.wait()
+            except Ended as ended:
+                ending = "no room" if isinstance(ended.error, OSError) else "ended"
             except (_Killed, Interrupted, Fenced):
                 ending = "ended"
             except OSError:
@@ -227,11 +231,16 @@ class _Engine(ScriptedEngine):
         self._strike()
         return found
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[Generated]]:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int] | None = None,
+        tell: Tell | None = None,
+    ) -> list[list[Generated]]:
         self._strike()
         if self._left is not None:
             self._left -= 1
-        return super().generate(prompts)
+        return super().generate(prompts, limits, tell)
 
     def _strike(self) -> None:
         if self._left != 0:

@@ -87,6 +87,7 @@ def status(
     as_json: JSON = False,
 ) -> None:
     """Say where a run stands, from any machine that sees its directory."""
+    from l2s_hpc.cli.follow import status_text
     from l2s_hpc.cli.follow import watch as follow
     from l2s_hpc.controller.status import Status
 
@@ -97,7 +98,7 @@ def status(
     elif as_json:
         print_json(found.read())
     else:
-        print_pairs(found.read())
+        stdout.print(status_text(found.read()))
 
 
 def stop(folder: RUN, as_json: JSON = False) -> None:

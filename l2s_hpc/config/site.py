@@ -31,6 +31,27 @@ class ControllerConfig(Config):
     """Any other flag of sbatch, without the dashes."""
 
 
+class VllmConfig(Config):
+    """Settings of the vllm engine. All but `cache` shape the running batch, so that they can change
+    a token: they are a part of the protocol, and fixed for a run."""
+
+    max_num_seqs: int = Field(256, ge=1)
+    """Answers that are decoded together."""
+    max_num_batched_tokens: int = Field(8192, ge=256)
+    """Tokens of one step of the engine, prompts included."""
+    kv_cache_tokens: int = Field(262_144, ge=1024)
+    """Tokens for which the cache of keys and values has room; more answers than fit wait."""
+    block_size: int = Field(32, ge=16, multiple_of=16)
+    """Tokens of one block of that cache; on CPUs a multiple of 32."""
+    eager: bool = False
+    """Do without CUDA graphs and compilation: starts sooner, generates much more slowly."""
+    speculate: int = Field(0, ge=0)
+    """Tokens guessed ahead from what stands in prompt and answer already (n-grams); 0: none."""
+    cache: str = ""
+    """A folder of the node for vLLM's compiled code, that its tasks share; empty: in `scratch`, or
+    vLLM's own."""
+
+
 class SiteConfig(Config):
     """A site file: how one cluster, or this machine, is used."""
 
@@ -45,16 +66,21 @@ class SiteConfig(Config):
     python: str = ""
     """The command that starts Python on the nodes, such as `/shared/venv/bin/python` or `apptainer
     exec --nv l2s.sif python`; empty means the interpreter that runs `l2s`."""
-    engine: Literal["transformers", "scripted"] = "transformers"
-    """transformers: real models; scripted: no model at all, for tests of the cluster side."""
+    engine: Literal["auto", "vllm", "transformers", "scripted"] = "auto"
+    """vllm: fast, on GPUs and CPUs; transformers: needs no vLLM; auto: vllm on GPUs, transformers
+    on CPUs; scripted: no model at all, for tests of the cluster side."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models are merged and run."""
     threads: int = Field(1, ge=1)
     """CPU threads of one worker."""
+    scratch: str = ""
+    """A folder on the node's own disk, such as `$TMPDIR` or `/local/$USER`: tasks share a verified
+    copy of the parents there. Empty: parents are read from where they lie."""
     batch_size: int = Field(50, ge=1)
     """Prompts that are decoded together by the transformers engine."""
     candidates_per_task: int = Field(1, ge=1)
-    """Candidates of one task; each worker evaluates one after another in one warm engine."""
+    """Candidates of one task; each worker evaluates one after another in one warm engine. `plan`
+    proposes a number once a candidate was measured."""
     workers_per_task: int = Field(1, ge=1)
     """Workers of one task, each with a GPU of its own: for sites that give whole nodes only."""
     gpu_memory: float = Field(0.0, ge=0)
@@ -99,6 +125,8 @@ class SiteConfig(Config):
     """slurm: any other flag of sbatch, without the dashes."""
     controller: ControllerConfig = ControllerConfig()
     """slurm: the detached controller."""
+    vllm: VllmConfig = VllmConfig()
+    """Settings of the vllm engine."""
     scripted: dict[str, Any] = {}
     """Settings of the scripted engine."""
     benchmarks: dict[str, str] = {}

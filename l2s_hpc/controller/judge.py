@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from l2s_hpc.cluster.jobs import NO_ROOM_JOB, STUCK_JOB, UNKNOWN_JOB, JobState
@@ -33,6 +33,8 @@ class Observed:
         lingering: batches without a live attempt, and the jobs of theirs that should be gone by
             now; none where all are gone.
         now: the time, in seconds since 1970.
+        overtaken: started ones whose worker has begun a later one of its task: they were generated,
+            and only grading and writing were left.
     """
 
     receipts: Mapping[AttemptKey, Receipt | DamageError]
@@ -42,6 +44,7 @@ class Observed:
     found: Mapping[str, str] = field(default_factory=dict)
     lingering: Mapping[str, Sequence[str]] = field(default_factory=dict)
     now: float = 0.0
+    overtaken: Collection[AttemptKey] = ()
 
 
 def outcome(state: RunState, attempt: AttemptState, observed: Observed) -> Action | None:
@@ -120,6 +123,10 @@ def _without_receipt(
         made = observed.started[attempt.key]
         chunks = _best_chunks(state, attempt) + made
         return Fail(attempt, "timeout", message, not (shared or made), job.node, chunks=chunks)
+    if attempt.key in observed.overtaken:
+        message = f"its task ended while it was graded: {message}"
+        chunks = _best_chunks(state, attempt) + observed.started.get(attempt.key, 0)
+        return Fail(attempt, "interrupted", message, False, job.node, chunks=chunks)
     if attempt.key in observed.started:
         return Fail(attempt, "lost", message, True, job.node)
     if shared:

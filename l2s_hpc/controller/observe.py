@@ -64,9 +64,30 @@ class Observer:
             found=found,
             lingering=self._lingering(state, jobs),
             now=self._clock(),
+            overtaken=self._overtaken(over),
         )
         self.since = {what: since for what, since in self.since.items() if what in self._seen}
         return observed
+
+    def _overtaken(self, attempts: Iterable[AttemptState]) -> tuple[AttemptKey, ...]:
+        """Return those that their worker has left to its background, to begin the next one."""
+        found: list[AttemptKey] = []
+        last: dict[tuple[str, ...], AttemptKey] = {}
+        for attempt in attempts:
+            worker = self._worker(attempt)
+            if worker is not None:
+                if worker in last:
+                    found.append(last[worker])
+                last[worker] = attempt.key
+        return tuple(found)
+
+    def _worker(self, attempt: AttemptState) -> tuple[str, ...] | None:
+        """Return which process of which task claimed an attempt last, if one did."""
+        try:
+            claim = read_json(self._attempt(attempt).owners()[-1])
+            return attempt.task, *(str(claim[name]) for name in ("job", "host", "pid"))
+        except (OSError, DamageError, LookupError, TypeError):
+            return None
 
     def _jobs(
         self, state: RunState, receipts: Mapping[AttemptKey, Receipt | DamageError]

@@ -190,7 +190,7 @@ def _measured_space(
     genes that cancel (the weight of a lone task vector under TIES), not those that do nothing else.
     """
     genes = space(config)
-    if site.engine == "scripted":
+    if engine_of(site) == "scripted":
         return genes, "not measured: the scripted engine merges nothing"
     question = {"config": config.model_dump(mode="json"), "tensors": tensors}
     answer = _asked([*python_command(site), "-m", "l2s_hpc.task.liveness"], json.dumps(question))
@@ -228,16 +228,30 @@ def _protocol(config: SearchConfig, site: SiteConfig, models: Mapping[str, Model
         **config.protocol.model_dump(),
         stop_ids=tuple(stop_ids),
         tokenizer=config.merge.tokenizer or next(iter(config.parents)),
-        engine=site.engine,
+        engine=engine_of(site),
         engine_settings=_engine_settings(site),
         merge_device=site.device,
     )
 
 
+def engine_of(site: SiteConfig) -> str:
+    """Return the engine that a site uses: `auto` is vllm on GPUs, transformers on CPUs."""
+    if site.engine == "auto":
+        return "vllm" if site.device == "cuda" else "transformers"
+    return site.engine
+
+
 def _engine_settings(site: SiteConfig) -> dict[str, Any]:
-    """Return the settings of the engine that can change a token."""
-    if site.engine == "scripted":
-        return dict(site.scripted)
+    """Return the settings of the engine that can change a token.
+
+    The number of CPU threads decides how sums are divided; on a GPU it changes nothing.
+    """
+    match engine_of(site):
+        case "scripted":
+            return dict(site.scripted)
+        case "vllm":
+            threads = {"threads": site.threads} if site.device == "cpu" else {}
+            return site.vllm.model_dump(exclude={"cache"}) | threads
     return {"batch_size": site.batch_size, "threads": site.threads}
 
 

@@ -19,6 +19,24 @@ from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
 from l2s_hpc.store.state import RunState, read_state
 
+_STALE_SECONDS = 600.0
+"""A task that runs says how far it is every ten seconds, where its engine tells."""
+
+_PROGRESS = (
+    "task",
+    "host",
+    "candidate",
+    "candidates_done",
+    "candidates",
+    "items_done",
+    "items",
+    "tokens",
+    "tokens_per_second",
+    "started",
+    "updated",
+    "expected_end",
+)
+
 _SILENCE_SECONDS = 900.0
 """A controller that lives writes every minute; its longest pause is five."""
 
@@ -58,6 +76,7 @@ class Status:
             "failed": len(state.failures),
             "penalised": len(state.penalised),
             "front": len(state.front or ()),
+            "running": running(self._paths, state),
             "excluded_nodes": bad_nodes(state, site.node_faults),
             "ended_by": state.spent,
             "budget": _budget(state, settings),
@@ -65,6 +84,28 @@ class Status:
             "last_event": state.last_time,
             "reasons": list(dict.fromkeys(f"{a.kind}: {a.message}" for a in state.failures))[-5:],
         }
+
+
+def running(paths: RunPaths, state: RunState, now: datetime | None = None) -> list[dict[str, Any]]:
+    """Return what running tasks say of themselves, a small file each; see `task.progress`.
+
+    `stale`: it has said nothing for long; its node may be gone. What a dead one left of a task that
+    is settled is not shown.
+    """
+    moment = (now or datetime.now(UTC)).timestamp()
+    found = []
+    for batch in state.open_batches.values():
+        live = {attempt.task for attempt in batch.live}
+        for path in paths.all_progress(batch.tasks[0]) if live else ():
+            try:
+                said = read_json(path)
+                if said["task"] in live:
+                    age = round(moment - _seconds(said["updated"]))
+                    names = {name: said[name] for name in _PROGRESS}
+                    found.append(names | {"stale": age > _STALE_SECONDS, "age": age})
+            except (OSError, DamageError, KeyError, TypeError, ValueError):
+                continue  # it is for people, and is replaced all the time
+    return found
 
 
 @dataclass(frozen=True)

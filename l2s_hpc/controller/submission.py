@@ -87,6 +87,8 @@ def make_tasks(
             models=site.models,
             workers=site.workers_per_task,
             disk_seconds=site.disk_seconds,
+            scratch=site.scratch,
+            cache=site.vllm.cache,
             candidates=tuple(group),
         )
         for index, group in enumerate(groups)

@@ -36,11 +36,13 @@ _SHAPE_KEYS = (
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's place: its file, element type and shape."""
+    """A tensor's place: its file, element type and shape; its first byte in the file, and bytes."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    start: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,7 @@ class Model:
             )
         tensors: dict[str, Tensor] = {}
         for file in files:
-            for name, entry in _header(file).items():
-                if name != "__metadata__":
-                    tensors[name] = Tensor(file, entry["dtype"], tuple(entry["shape"]))
+            tensors |= _header(file)
         return tensors
 
     def _files(self) -> list[Path]:
@@ -229,28 +229,33 @@ def _tensor_faults(ours: Model, theirs: Model) -> list[str]:
     return [*faults[:5], f"… and {more} more tensors"] if more > 0 else faults
 
 
-def _header(file: Path) -> dict[str, Any]:
-    """Read a safetensors header: eight bytes of length, then JSON."""
+def _header(file: Path) -> dict[str, Tensor]:
+    """Read a safetensors header: eight bytes of length, then JSON; offsets count from its end."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= 100_000_000:
             raise UserError("not a safetensors file", path=file)
-        try:
-            header: dict[str, Any] = json.loads(stream.read(length))
-        except ValueError:
-            raise UserError("the safetensors header is damaged", path=file) from None
-    end = (
-        8
-        + length
-        + max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
-    )
+        text = stream.read(length)
+    tensors: dict[str, Tensor] = {}
+    data = end = 8 + length
+    try:
+        for name, entry in json.loads(text).items():
+            if name != "__metadata__":
+                first, last = (data + int(offset) for offset in entry["data_offsets"])
+                if not data <= first <= last:
+                    raise ValueError(name)
+                shape = tuple(int(side) for side in entry["shape"])
+                tensors[name] = Tensor(file, str(entry["dtype"]), shape, first, last - first)
+                end = max(end, last)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError("the safetensors header is damaged", path=file) from None
     if file.stat().st_size != end:
         raise UserError(
             f"the file has {file.stat().st_size} bytes, its header says {end}",
             hint="copy or fetch it again",
             path=file,
         )
-    return header
+    return tensors
 
 
 def _sample_offsets(size: int) -> list[int]:

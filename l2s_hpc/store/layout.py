@@ -50,6 +50,11 @@ class AttemptPaths:
     def receipt(self) -> Path:
         return self.folder / "receipt.json"
 
+    @property
+    def engine_log(self) -> Path:
+        """What the engine said while the attempt ran."""
+        return self.folder / "engine.log"
+
     def chunk(self, number: int) -> Path:
         return self.folder / f"chunk-{number:04d}.parquet"
 
@@ -118,6 +123,15 @@ class RunPaths:
         """A task's file; a key ends in its batch's number and its index in the batch."""
         batch = safe_name(key).rpartition("-")[0]
         return self.folder / "tasks" / batch / f"{key}.json"
+
+    def progress(self, key: str, worker: str = "") -> Path:
+        """How far a task is while it runs; the workers of a team have one each."""
+        name = f"{key}.{worker}" if worker else key
+        return self.task(key).with_name(f"{name}.progress.json")
+
+    def all_progress(self, key: str) -> list[Path]:
+        """Return what the running tasks of one submission, that of `key`, say of themselves."""
+        return sorted(self.task(key).parent.glob("*.progress.json"))
 
     def attempt(
         self, evaluation: str, generation: int, candidate: str, attempt: int

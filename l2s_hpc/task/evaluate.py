@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from l2s_hpc.errors import DamageError
+from l2s_hpc.errors import DamageError, L2SError
 from l2s_hpc.evaluation.grading import GRADER, Grader
 from l2s_hpc.evaluation.prompts import build
 from l2s_hpc.records import CandidateTask, Evaluation, Failure, Item, Output, Receipt, Verdict
-from l2s_hpc.store.files import create_json, read_json, sha256_file, write_json
-from l2s_hpc.store.layout import AttemptPaths, RunPaths
+from l2s_hpc.store.files import create_json, read_json, write_json
+from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.scores import OUTPUTS, SCORES, content_sha256, read_table, write_table
-from l2s_hpc.task.engines import Engine
+from l2s_hpc.task.chunks import Chunks
+from l2s_hpc.task.engines import Engine, Generated, Tell
 from l2s_hpc.task.node import job, with_room
+from l2s_hpc.task.usage import Clock, now
 
-
-class Clock:
-    """Adds up the seconds of an attempt by phase."""
-
-    def __init__(self) -> None:
-        self.started = _now()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, time.perf_counter() - start)
-
-    def add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 6)
+T = TypeVar("T")
 
 
 class Fenced(BaseException):
@@ -47,7 +32,15 @@ class Fenced(BaseException):
 
 
 class Attempt:
-    """What one attempt needs, and where it writes."""
+    """What one attempt needs, and where it writes.
+
+    `generate` needs the engine, `finish` needs the grader and may run on another thread.
+
+    Attributes:
+        generated: all answers are there, and durable.
+        outputs: the answers until now; an answer's tokens are charged in full where it was ended
+            for going in a circle.
+    """
 
     def __init__(
         self,
@@ -56,21 +49,31 @@ class Attempt:
         task: CandidateTask,
         evaluation: Evaluation,
         disk_seconds: float = 0.0,
+        hurry: threading.Event | None = None,
     ) -> None:
+        """Take what is to be done; once `hurry` is set, no room on the disk is waited for."""
         self.run = run
         self.chunks = 0
+        self.generated = False
+        self.outputs: list[Output] = []
         self._job = job()
         self._disk_seconds = disk_seconds
+        self._hurry = hurry or threading.Event()
         self.task = task
         self.evaluation = evaluation
         self.paths = paths.attempt(task.evaluation, task.generation, task.candidate, task.attempt)
         self.clock = Clock()
         self._owner = self.paths.owner(0)
         self._earlier_seconds = 0.0
-        self._earlier = [
+        earlier = [
             paths.attempt(task.evaluation, task.generation, task.candidate, attempt)
             for attempt in range(task.attempt, 0, -1)
         ]
+        self._chunks = Chunks(earlier, task.candidate, self._protocol)
+        self._device = self._fingerprint = ""
+        self._versions: dict[str, str] = {}
+        self._usage: dict[str, float] = {}
+        self._leaving = threading.Lock()
 
     def claim(self) -> bool:
         """Make the attempt ours, durably; False if it is done, given up, or another worker's.
@@ -85,7 +88,7 @@ class Attempt:
             return False
         claim = {"job": self._job.key, "host": self._job.host, "pid": os.getpid()}
         owner = self.paths.owner(len(owners))
-        created = with_room(lambda: create_json(owner, claim), self._disk_seconds)
+        created = self._with_room(lambda: create_json(owner, claim))
         # Where its directory could not be synced at first, the claim stands all the same.
         if not created and _read(owner) != claim:
             return False
@@ -130,55 +133,86 @@ class Attempt:
         except (OSError, ValueError, DamageError):
             return None
 
-    def complete(self, engine: Engine, grader: Grader) -> Receipt:
-        """Evaluate the candidate and leave a score table and its receipt."""
-        outputs = self._outputs(engine)
-        with self.clock.phase("grade"):
-            items = {(i.benchmark, i.item): i for i in self.evaluation.items}
-            asked = [items[output.benchmark, output.item] for output in outputs]
-            verdicts = grader.grade(outputs, asked)
-        with self.clock.phase("write"):
-            self.check_fence()
-            found = with_room(lambda: self._write(outputs, asked, verdicts), self._disk_seconds)
-        return self._leave(self._receipt(engine, **found))
+    def generate(self, engine: Engine, tell: Tell) -> None:
+        """Generate what no earlier attempt has kept, chunk by chunk; each is durable at once.
 
-    def fail(self, failure: Failure, engine: Engine | None) -> Receipt:
-        """Leave a receipt that says why there is no score table."""
-        return self._leave(self._receipt(engine, failure=failure))
-
-    def _leave(self, receipt: Receipt) -> Receipt:
-        self.check_fence()
-        # Who was told to end has only seconds left.
-        ended = receipt.failure is not None and receipt.failure.unfinished
-        with_room(
-            lambda: write_json(self.paths.receipt, receipt.model_dump(mode="json")),
-            0 if ended else self._disk_seconds,
-        )
-        return receipt
-
-    def _outputs(self, engine: Engine) -> list[Output]:
-        """Return all outputs, chunk by chunk; chunks that an earlier attempt finished are kept."""
+        Args:
+            engine: makes the candidate live if anything is to be generated.
+            tell: hears how many answers are there, and how many tokens they have.
+        """
         size = self.evaluation.protocol.chunk_items
         items = self.evaluation.items
-        chunks = [items[start : start + size] for start in range(0, len(items), size)]
         loaded = False
-        outputs: list[Output] = []
-        for number, chunk in enumerate(chunks):
+        for number, start in enumerate(range(0, len(items), size)):
             self.check_fence()
-            kept = self._kept(number)
-            if kept is None and not loaded:
-                for phase, seconds in engine.load(self.task.recipe).items():
-                    self.clock.add(phase, seconds)
-                loaded = True
-            outputs += kept if kept is not None else self._generate(engine, number, chunk)
+            outputs = self._chunks.kept(number)
+            if outputs is None:
+                if not loaded:
+                    self.clock.loaded(engine.load(self.task.recipe))
+                    loaded = True
+                    tell(len(self.outputs), self.tokens)
+                outputs = self._generate(engine, number, items[start : start + size], tell)
+            self.outputs += outputs
             self.chunks = number + 1
-        return outputs
+            tell(len(self.outputs), self.tokens)
+        self._describe(engine)
+        self.generated = True
 
-    def _generate(self, engine: Engine, number: int, items: Sequence[Item]) -> list[Output]:
-        preset = self.evaluation.protocol.prompt
-        with self.clock.phase("generate"):
-            prompts = [build(preset, item.question, engine.tokenizer) for item in items]
-            answers = engine.generate(prompts)
+    @property
+    def tokens(self) -> int:
+        """How many tokens the answers have until now."""
+        return sum(output.n_output_tokens for output in self.outputs)
+
+    def finish(self, grader: Grader) -> Receipt:
+        """Grade what was generated, and leave a score table and its receipt."""
+        with self.clock.phase("grade"):
+            items = {(i.benchmark, i.item): i for i in self.evaluation.items}
+            asked = [items[output.benchmark, output.item] for output in self.outputs]
+            verdicts = grader.grade(self.outputs, asked)
+        with self.clock.phase("write"):
+            self.check_fence()
+            found = self._with_room(lambda: self._write(self.outputs, asked, verdicts))
+        return self._leave(self._receipt(**found))
+
+    def fail(self, failure: Failure, engine: Engine | None = None) -> Receipt:
+        """Leave a receipt that says why there is no score table.
+
+        An interruption is no reason to take back what was left before.
+        """
+        if engine is not None:
+            # A broken engine may not be able to say what it used.
+            with contextlib.suppress(RuntimeError, L2SError):
+                self._describe(engine)
+        return self._leave(self._receipt(failure=failure))
+
+    def _leave(self, receipt: Receipt) -> Receipt:
+        # Who was told to end has only seconds left.
+        ended = receipt.failure is not None and receipt.failure.unfinished
+        with self._leaving:
+            self.check_fence()
+            if not (ended and self.paths.receipt.exists()):
+                self._with_room(
+                    lambda: write_json(self.paths.receipt, receipt.model_dump(mode="json")),
+                    0 if ended else None,
+                )
+        return receipt
+
+    def _with_room(self, write: Callable[[], T], seconds: float | None = None) -> T:
+        patience = self._disk_seconds if seconds is None else seconds
+        return with_room(write, patience, self._hurry.wait)
+
+    def _generate(
+        self, engine: Engine, number: int, items: Sequence[Item], tell: Tell
+    ) -> list[Output]:
+        protocol = self.evaluation.protocol
+        answers_before, tokens_before = len(self.outputs), self.tokens
+        with self.clock.generating():
+            prompts = [build(protocol.prompt, item.question, engine.tokenizer) for item in items]
+            answers = engine.generate(
+                prompts,
+                [protocol.budget(item.benchmark) for item in items],
+                lambda done, tokens: tell(answers_before + done, tokens_before + tokens),
+            )
         outputs = [
             Output(
                 benchmark=item.benchmark,
@@ -188,42 +222,22 @@ class Attempt:
                 text=answer.text,
                 n_prompt_tokens=len(prompt),
                 n_output_tokens=answer.n_output_tokens,
-                n_charged_tokens=answer.n_output_tokens,
+                n_charged_tokens=self._charged(item, answer),
                 finish_reason=answer.finish_reason,
             )
             for item, prompt, samples in zip(items, prompts, answers, strict=True)
             for answer in samples
         ]
+        self.clock.generated(sum(output.n_output_tokens for output in outputs))
         with self.clock.phase("write"):
-            with_room(lambda: self._keep(number, outputs), self._disk_seconds)
+            self._with_room(lambda: self._chunks.keep(number, outputs))
         return outputs
 
-    def _keep(self, number: int, outputs: Sequence[Output]) -> None:
-        """Make a finished chunk durable; the small file after it says that it is whole."""
-        path = self.paths.chunk(number)
-        sha256 = write_table(path, self._output_rows(outputs), OUTPUTS)
-        write_json(path.with_suffix(".json"), {"sha256": sha256, "protocol": self._protocol})
-
-    def _kept(self, number: int) -> list[Output] | None:
-        for earlier in self._earlier:
-            outputs = self._read_kept(earlier, number)
-            if outputs is not None:
-                return outputs
-        return None
-
-    def _read_kept(self, earlier: AttemptPaths, number: int) -> list[Output] | None:
-        path = earlier.chunk(number)
-        seal = path.with_suffix(".json")
-        try:
-            if not seal.exists() or read_json(seal) != {
-                "sha256": sha256_file(path),
-                "protocol": self._protocol,
-            }:
-                return None
-            rows = read_table(path, OUTPUTS).to_pylist()
-        except (OSError, DamageError):
-            return None
-        return [Output(**{k: v for k, v in row.items() if k != "candidate"}) for row in rows]
+    def _charged(self, item: Item, answer: Generated) -> int:
+        """Return what an answer counts: without the guard it would have gone on to its end."""
+        if answer.finish_reason == "cycle":
+            return self.evaluation.protocol.budget(item.benchmark)
+        return answer.n_output_tokens
 
     def _write(
         self, outputs: Sequence[Output], items: Sequence[Item], verdicts: Sequence[Verdict]
@@ -249,11 +263,11 @@ class Attempt:
                 "n_output_tokens": output.n_output_tokens,
                 "n_charged_tokens": output.n_charged_tokens,
                 "finish_reason": output.finish_reason,
-                "truncated": output.finish_reason == "length",
+                "truncated": output.finish_reason in ("length", "cycle"),
             }
             for output, item, verdict in zip(outputs, items, verdicts, strict=True)
         ]
-        outputs_sha256 = write_table(self.paths.outputs, self._output_rows(outputs), OUTPUTS)
+        outputs_sha256 = write_table(self.paths.outputs, self._chunks.rows(outputs), OUTPUTS)
         file_sha256 = write_table(self.paths.scores, rows, SCORES)
         return {
             "rows": len(rows),
@@ -263,15 +277,17 @@ class Attempt:
             "grader": GRADER,
         }
 
-    def _output_rows(self, outputs: Sequence[Output]) -> list[dict[str, object]]:
-        return [{"candidate": self.task.candidate, **vars(output)} for output in outputs]
-
     @property
     def _protocol(self) -> str:
         return self.evaluation.protocol.hash
 
-    def _receipt(self, engine: Engine | None, **found: object) -> Receipt:
-        versions = dict(engine.versions) if engine else {}
+    def _describe(self, engine: Engine) -> None:
+        """Note what a receipt says of the engine: soon it works for another candidate."""
+        self._device, self._fingerprint = engine.device, engine.fingerprint
+        self._versions = dict(engine.versions)
+        self._usage = dict(engine.usage())
+
+    def _receipt(self, **found: object) -> Receipt:
         return Receipt.model_validate(
             {
                 "run": self.run,
@@ -285,11 +301,13 @@ class Attempt:
                 "restart": self._job.restart,
                 "chunks": self.chunks,
                 "earlier_seconds": self._earlier_seconds,
-                "device": engine.device if engine else "",
-                "versions": versions | {"python": platform.python_version()},
+                "device": self._device,
+                "fingerprint": self._fingerprint,
+                "versions": self._versions | {"python": platform.python_version()},
+                "usage": self.clock.usage() | self._usage,
                 "seconds": self.clock.seconds,
                 "started": self.clock.started,
-                "ended": _now(),
+                "ended": now(),
                 **json.loads(json.dumps(found, default=_dump)),
             }
         )
@@ -310,7 +328,3 @@ def _read(path: Path) -> object:
 
 def _dump(value: object) -> object:
     return value.model_dump() if isinstance(value, Failure) else value
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -17,8 +18,10 @@ from l2s_hpc.recipes.models import (
     merged_tensors,
 )
 from l2s_hpc.records import Protocol, Recipe, short_hash
-from l2s_hpc.task.engines import EngineError, Generated
-from l2s_hpc.task.merge import Weights, merge
+from l2s_hpc.task.cycles import CycleGuard
+from l2s_hpc.task.engines import EngineError, Generated, Tell, answer, cut, limits_of
+from l2s_hpc.task.merge import merge
+from l2s_hpc.task.parents import Parents
 
 
 class TransformersEngine:
@@ -27,6 +30,10 @@ class TransformersEngine:
     On a CPU it computes in float32 (faster there than bfloat16), on a GPU in bfloat16. The
     protocol's `batch_size` decides which prompts share a batch, and so belongs to the result.
     """
+
+    fingerprint = ""
+    broken = False
+    needs_new_process = False
 
     def __init__(self, protocol: Protocol, models: Mapping[str, Model]) -> None:
         torch.set_num_threads(int(protocol.engine_settings["threads"]))
@@ -37,7 +44,7 @@ class TransformersEngine:
         faults = compatibility_faults(models)
         if faults:
             raise EngineError("\n".join(faults))
-        self._weights = Weights(models)
+        self._weights = Parents(models, self._where, room=0)
         self._names = merged_tensors(models)
         source = models[protocol.tokenizer]
         self.tokenizer: Any = AutoTokenizer.from_pretrained(source.folder)
@@ -48,6 +55,7 @@ class TransformersEngine:
     def load(self, recipe: Recipe) -> Mapping[str, float]:
         start = time.perf_counter()
         merging = 0.0
+        self._weights.check()
         tensors = merge(recipe, self._weights, self._names, self._where)
         with torch.no_grad():
             while True:
@@ -57,21 +65,39 @@ class TransformersEngine:
                 if pair is None:
                     break
                 self._parameters[pair[0]].copy_(pair[1])
+        self._weights.check()
         return {"merge": merging, "load": time.perf_counter() - start - merging}
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[Generated]]:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int] | None = None,
+        tell: Tell | None = None,
+    ) -> list[list[Generated]]:
         answers: list[list[Generated]] = [[] for _ in prompts]
+        budgets = limits_of(self._protocol, prompts, limits)
+        done = tokens = 0
         for sample in range(self._protocol.samples):
             for batch in self._batches(prompts):
                 first = list(prompts[batch[0]])
                 seed = int(short_hash([self._protocol.seed, sample, first], 8), 16)
-                rows = self._generate_batch([prompts[index] for index in batch], seed)
-                for index, (ids, finished) in zip(batch, rows, strict=True):
-                    answers[index].append(self._answer(ids, finished, sample, seed))
+                longest = max(budgets[index] for index in batch)
+                rows = self._generate_batch([prompts[index] for index in batch], seed, longest)
+                for index, row in zip(batch, rows, strict=True):
+                    ids = cut(row[: budgets[index]], self._protocol.stop_ids)
+                    found = self._answer(ids, sample, seed)
+                    answers[index].append(found)
+                    tokens += found.n_output_tokens
+                done += len(batch)
+                if tell is not None:
+                    tell(done, tokens)
         return answers
 
+    def usage(self) -> Mapping[str, float]:
+        return {}
+
     def close(self) -> None:
-        self._weights.__exit__(None, None, None)
+        self._weights.close()
 
     def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Yield the indices of each batch: by prompt length, then by order."""
@@ -81,9 +107,9 @@ class TransformersEngine:
             yield order[start : start + size]
 
     def _generate_batch(
-        self, prompts: Sequence[Sequence[int]], seed: int
-    ) -> list[tuple[list[int], bool]]:
-        """Return for each prompt its generated ids, end token included, and whether it ended."""
+        self, prompts: Sequence[Sequence[int]], seed: int, longest: int
+    ) -> list[list[int]]:
+        """Return for each prompt what was generated, padding included."""
         width = max(len(prompt) for prompt in prompts)
         pad = self._protocol.stop_ids[0]
         ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
@@ -93,11 +119,22 @@ class TransformersEngine:
             out = self._model.generate(
                 input_ids=ids.to(self._where),
                 attention_mask=mask.to(self._where),
-                generation_config=self._settings(pad),
+                generation_config=self._settings(pad, longest),
             )
-        return [_cut(row, self._protocol.stop_ids) for row in out[:, width:].tolist()]
+        rows: list[list[int]] = out[:, width:].tolist()
+        return rows
 
-    def _settings(self, pad: int) -> GenerationConfig:
+    def _answer(self, ids: list[int], sample: int, seed: int) -> Generated:
+        """Make an answer of generated ids. The cycle guard sees them only now, when it saves no
+        time any more; it ends the answer where it would have ended it on the way."""
+        guard = self._protocol.cycle_guard
+        keep = CycleGuard(guard).feed(ids) if guard else None
+        in_cycle = keep is not None and keep < len(ids)
+        kept = ids[:keep] if in_cycle else ids
+        found = answer(self.tokenizer, self._protocol, kept, sample, seed)
+        return replace(found, finish_reason="cycle") if in_cycle else found
+
+    def _settings(self, pad: int, longest: int) -> GenerationConfig:
         sampled = self._protocol.temperature > 0
         options = {
             "temperature": self._protocol.temperature,
@@ -105,17 +142,12 @@ class TransformersEngine:
             "top_k": 0,
         }
         return GenerationConfig(
-            max_new_tokens=self._protocol.max_tokens,
+            max_new_tokens=longest,
             eos_token_id=list(self._protocol.stop_ids),
             pad_token_id=pad,
             do_sample=sampled,
             **(options if sampled else {}),
         )
-
-    def _answer(self, ids: list[int], finished: bool, sample: int, seed: int) -> Generated:
-        shown = ids[:-1] if finished else ids
-        text = self.tokenizer.decode(shown, skip_special_tokens=False)
-        return Generated(sample, seed, text, len(ids), "stop" if finished else "length")
 
 
 def _empty_model(models: Mapping[str, Model], tokenizer: str, device: str) -> Any:
@@ -136,11 +168,3 @@ def _check_names(names: Sequence[str], parameters: Mapping[str, Any]) -> None:
             f"the models' tensors are not the architecture's: missing {missing[:3]}, "
             f"unknown {extra[:3]}"
         )
-
-
-def _cut(ids: list[int], stop_ids: Sequence[int]) -> tuple[list[int], bool]:
-    """Return the ids up to the first stop id, that included, and whether there was one."""
-    for position, token in enumerate(ids):
-        if token in stop_ids:
-            return ids[: position + 1], True
-    return ids, False

@@ -2,67 +2,34 @@
 
 The order is mergekit's and the seed is set anew for each merge, so that methods that draw random
 numbers give what `mergekit-yaml --random-seed` gives. Arithmetic is in float32, the result
-in bfloat16. Memory stays near one model: parents are read tensor by tensor from their files.
+in bfloat16. Memory stays near one model where the parents come tensor by tensor: see `parents`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from mergekit.config import ConditionalParameter, evaluate_setting
 from mergekit.merge_methods import registry
 from mergekit.merge_methods.api import merge_tensors
 from mergekit.merge_methods.base import MergeMethod, ParameterScope, ParameterSpec
-from safetensors import safe_open
 from transformers.trainer_utils import set_seed
 
-from l2s_hpc.recipes.models import EMBEDDING, HEAD, Model
 from l2s_hpc.records import Recipe
-from l2s_hpc.task.engines import MergeError
+from l2s_hpc.task import blocks
+from l2s_hpc.task.engines import EngineError, MergeError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_NODE_FAULTS = (torch.OutOfMemoryError, torch.AcceleratorError)
+"""What a device raises that is no fault of the recipe."""
 
 
 class TensorSource(Protocol):
     """Where `merge` reads the inputs' tensors."""
 
     def get(self, model: str, tensor: str) -> torch.Tensor: ...
-
-
-class Weights:
-    """Reads the tensors of input models from their safetensors files, which stay open."""
-
-    def __init__(self, models: Mapping[str, Model]) -> None:
-        self.models = models
-        self._stack = ExitStack()
-        self._open: dict[Path, Any] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def get(self, model: str, tensor: str) -> torch.Tensor:
-        """Return one tensor on the CPU; a tied model's head is its embedding matrix."""
-        source = self.models[model]
-        if tensor == HEAD and source.tied:
-            tensor = EMBEDDING
-        file = source.tensors[tensor].file
-        if file not in self._open:
-            self._open[file] = self._stack.enter_context(safe_open(file, framework="pt"))
-        found: torch.Tensor = self._open[file].get_tensor(tensor)
-        return found
 
 
 def merge(
@@ -77,18 +44,24 @@ def merge(
         device: where the arithmetic happens.
 
     Raises:
-        MergeError: mergekit refuses the recipe, or a merged tensor is not finite.
+        MergeError: mergekit refuses the recipe, or a merged tensor is not finite. The latter is
+            raised after the last tensor: to look at each as it comes would make a GPU wait.
     """
     config = recipe.config
     method = registry.get(config["merge_method"])
     set_seed(recipe.seed)
+    bounds = []
     for name in names:
         merged = _merge_one(config, method, weights, name, device)
-        if not torch.isfinite(merged).all():
-            raise MergeError(
-                f"{config['merge_method']} gives numbers that are not finite in {name}"
-            )
+        bounds.append(torch.stack(torch.aminmax(merged)))
         yield name, merged
+    finite = torch.stack(bounds).float().isfinite().all(1).tolist()
+    bad = [name for name, fine in zip(names, finite, strict=True) if not fine]
+    if bad:
+        raise MergeError(
+            f"{config['merge_method']} gives numbers that are not finite in {bad[0]}"
+            + (f" and {len(bad) - 1} more tensors" if len(bad) > 1 else "")
+        )
 
 
 def _merge_one(
@@ -98,18 +71,31 @@ def _merge_one(
     base = config.get("base_model")
     if base is not None and base not in inputs:
         inputs.insert(0, base)
+    index = None if base is None else inputs.index(base)
+
+    def merged(tensors: Sequence[torch.Tensor], parameters: dict[str, Any]) -> torch.Tensor:
+        return merge_tensors(
+            tensors,
+            method,
+            ids=inputs,
+            base_index=index,
+            name=name,
+            parameters=parameters,
+            dtype=_DTYPES[config["dtype"]],
+            out_dtype=_DTYPES[config["out_dtype"]],
+        )
+
     try:
         with torch.inference_mode():
-            return merge_tensors(
-                [weights.get(model, name).to(device) for model in inputs],
-                method,
-                ids=inputs,
-                base_index=None if base is None else inputs.index(base),
-                name=name,
-                parameters=_parameters(config, method, name, inputs),
-                dtype=_DTYPES[config["dtype"]],
-                out_dtype=_DTYPES[config["out_dtype"]],
-            )
+            parameters = _parameters(config, method, name, inputs)
+            tensors = [weights.get(model, name).to(device) for model in inputs]
+            shape = tensors[0].shape if tensors else ()
+            if blocks.fits(config["merge_method"], parameters, shape):
+                dtype = _DTYPES[config["out_dtype"]]
+                return blocks.in_blocks(tensors, index, inputs, parameters, merged, dtype)
+            return merged(tensors, parameters)
+    except _NODE_FAULTS as error:
+        raise EngineError(f"the device fails at the merge of {name}: {error}") from error
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise MergeError(f"mergekit cannot merge {name}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import secrets
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from l2s_hpc.errors import NO_ROOM
@@ -21,6 +23,7 @@ TEAM_VARIABLE = "L2S_TEAM"
 """What the workers of one task know each other by."""
 
 _LOOK_AGAIN_SECONDS = 5.0
+_MOST_LOG = 1_000_000
 
 
 class NoRoom(OSError):
@@ -63,6 +66,44 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+class EngineLog(logging.Handler):
+    """Writes what vLLM logs, and all warnings of Python, into the file of the running attempt.
+
+    The file ends at `_MOST_LOG` characters. Where it cannot be written nothing is: a log is no
+    reason to fail.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._path: Path | None = None
+        self._left = 0
+
+    def install(self) -> None:
+        """Be the one place where they go."""
+        logging.captureWarnings(True)
+        for name in ("vllm", "py.warnings"):
+            logger = logging.getLogger(name)
+            logger.handlers = [self]
+            logger.propagate = False
+            logger.setLevel(logging.INFO)
+
+    def turn_to(self, path: Path) -> None:
+        """Write into this file from now on."""
+        self._path, self._left = path, _MOST_LOG
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)[: self._left] + "\n"
+        except (TypeError, ValueError):  # a message that does not fit its arguments
+            return
+        if self._path is None or self._left <= 0:
+            return
+        self._left -= len(text)
+        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
 def let_go_of_logs() -> None:
     """Let the process end as it would, also where the disk has no room for its last words.
 
@@ -77,23 +118,31 @@ def let_go_of_logs() -> None:
             os.close(nowhere)
 
 
-def with_room(write: Callable[[], T], seconds: float) -> T:
+def with_room(
+    write: Callable[[], T], seconds: float, pause: Callable[[float], object] | None = None
+) -> T:
     """Write; where the disk is full or read-only, try again for so many seconds.
 
     What is to be written may have cost GPU-hours, and somebody may make room.
+
+    Args:
+        write: is called until it succeeds.
+        seconds: how long it is tried.
+        pause: waits so many seconds; what it returns is true once there is no more time.
 
     Raises:
         NoRoom: there is still no room.
         OSError: it is another error.
     """
     deadline = time.monotonic() + seconds
+    hurried: object = False
     while True:
         try:
             return write()
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            if time.monotonic() >= deadline:
+            if hurried or time.monotonic() >= deadline:
                 raise NoRoom(error.errno, error.strerror, error.filename) from error
             say(f"no room, waiting: {error}")
-            time.sleep(min(_LOOK_AGAIN_SECONDS, max(seconds / 10, 0.1)))
+            hurried = (pause or time.sleep)(min(_LOOK_AGAIN_SECONDS, max(seconds / 10, 0.1)))

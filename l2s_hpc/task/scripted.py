@@ -9,6 +9,7 @@ variable `L2S_SCRIPTED` (of the node alone, so that the tables are those of an u
 - `delay`: seconds that a candidate takes to load; `chunk_delay`: seconds of each `generate` call
 - `faults`: how a share of the candidates fails, as `{kill = 0.2}`:
   error, engine, kill, memory, hang
+- `new_process`: an engine failure spoils the whole process, as a broken GPU context would
 - `once`: a folder; a candidate whose fault is recorded there does not fail again
 """
 
@@ -25,7 +26,10 @@ from typing import Any
 from l2s_hpc.errors import L2SError
 from l2s_hpc.records import Protocol, Recipe
 from l2s_hpc.store.files import create_json
-from l2s_hpc.task.engines import EngineError, Generated
+from l2s_hpc.task.engines import EngineError, Generated, Tell, limits_of
+
+_spoilt: list[str] = []
+"""Candidates at which an engine failed that needs a new process."""
 
 
 class _Words:
@@ -44,6 +48,8 @@ class ScriptedEngine:
     """Answers at once, or after the delays that are set."""
 
     device = "none"
+    fingerprint = ""
+    broken = False
 
     def __init__(self, protocol: Protocol) -> None:
         self.tokenizer = _Words()
@@ -52,6 +58,9 @@ class ScriptedEngine:
         of_node = json.loads(os.environ.get("L2S_SCRIPTED") or "{}")
         self._settings: Mapping[str, Any] = {**protocol.engine_settings, **of_node}
         self._recipe: Recipe | None = None
+        self.needs_new_process = bool(self._settings.get("new_process"))
+        if _spoilt:
+            raise EngineError("this process is spoilt since an engine failure")
 
     def load(self, recipe: Recipe) -> Mapping[str, float]:
         self._recipe = recipe
@@ -59,37 +68,49 @@ class ScriptedEngine:
         self._fault(recipe.candidate)
         return {"merge": 0.0, "load": 0.0}
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[Generated]]:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int] | None = None,
+        tell: Tell | None = None,
+    ) -> list[list[Generated]]:
         if self._recipe is None:
             raise EngineError("generate before load")
         recipe = self._recipe
         time.sleep(float(self._settings.get("chunk_delay", 0)))
         return [
             [
-                self._answer(recipe, bytes(prompt), sample)
+                self._answer(recipe, bytes(prompt), sample, limit)
                 for sample in range(self._protocol.samples)
             ]
-            for prompt in prompts
+            for prompt, limit in zip(
+                prompts, limits_of(self._protocol, prompts, limits), strict=True
+            )
         ]
+
+    def usage(self) -> Mapping[str, float]:
+        return {}
 
     def close(self) -> None:
         self._recipe = None
 
-    def _answer(self, recipe: Recipe, prompt: bytes, sample: int) -> Generated:
+    def _answer(self, recipe: Recipe, prompt: bytes, sample: int, limit: int) -> Generated:
         share = _share_of_first(recipe)
         draw = _draw(recipe.candidate.encode(), prompt, str(sample).encode())
         right = _draw(prompt) < 0.3 + 0.65 * share or draw < 0.05
         gold = prompt.rsplit(b"=", 1)[-1].strip().decode(errors="replace")
         tokens = 4 + int(share * 80 + 12 * draw)
         text = f"\\boxed{{{gold if right else -1}}}"
-        if tokens > self._protocol.max_tokens:
-            return Generated(sample, 0, "", self._protocol.max_tokens, "length")
+        if tokens > limit:
+            return Generated(sample, 0, "", limit, "length")
         return Generated(sample, 0, text, tokens, "stop")
 
     def _fault(self, candidate: str) -> None:
         faults: Mapping[str, float] = self._settings.get("faults", {})
         for kind, share in faults.items():
             if _draw(kind.encode(), candidate.encode()) < share and self._again(kind, candidate):
+                if kind == "engine" and self.needs_new_process:
+                    _spoilt.append(candidate)
                 _FAULTS[kind](candidate)
 
     def _again(self, kind: str, candidate: str) -> bool:

@@ -30,10 +30,23 @@ from l2s_hpc.records import Evaluation, Failure, Protocol, Task
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
-from l2s_hpc.task.engines import Engine, EngineError, MergeError, open_engine
+from l2s_hpc.task.engines import (
+    Engine,
+    EngineError,
+    EngineStartError,
+    MergeError,
+    open_engine,
+)
 from l2s_hpc.task.evaluate import Attempt, Fenced
-from l2s_hpc.task.node import NoRoom, let_go_of_logs, say
+from l2s_hpc.task.node import EngineLog, NoRoom, job, let_go_of_logs, say
+from l2s_hpc.task.pipeline import Background, Ended
+from l2s_hpc.task.progress import Progress
+from l2s_hpc.task.renewal import begin_anew, unfinished
+from l2s_hpc.task.scratch import near
 from l2s_hpc.task.team import run_team
+
+_LAST_SECONDS = 8.0
+"""How long who was told to end goes on with what is nearly done: SIGKILL is near."""
 
 
 class Interrupted(BaseException):
@@ -46,17 +59,35 @@ class Interrupted(BaseException):
         super().__init__(f"{name} received" + (", the time limit is near" if near else ""))
 
 
-class Worker:
-    """Keeps what is dear between candidates: the parents, the engine, the grader."""
+class NewProcess(BaseException):
+    """What a broken engine holds goes with this process only; a new one goes on."""
 
-    def __init__(self, run: Path) -> None:
+
+class Worker:
+    """Keeps what is dear between candidates: the parents, the engine, the grader.
+
+    The main thread, where signals arrive, merges and generates; what was generated is graded and
+    written in the background, while the next candidate generates. Receipts come in the order of the
+    candidates, but for that of an interruption.
+    """
+
+    def __init__(self, run: Path, number: str = "") -> None:
+        """Begin to work on a run, as the n-th worker of a team if there is one."""
         self.paths = RunPaths(run)
         self.info = read_run(run)
         self.grader = Grader()
         self.engine: Engine | None = None
+        self.background = Background()
+        self._number = number
+        self.log = EngineLog()
+        self._hurry = threading.Event()
+        self._deadline = 0.0
+        self._finishing: Attempt | None = None
+        self._device_free: float | None = None
         self._engine_key: Protocol | None = None
         self._evaluations: dict[str, Evaluation] = {}
         self._places: dict[str, str] = {}
+        self._scratch = self._cache = ""
 
     def do(self, key: str) -> None:
         """Do one task, and leave a receipt of every candidate that gets its turn.
@@ -65,12 +96,34 @@ class Worker:
         a fence or a full disk ends the task.
         """
         task = Task.model_validate(read_json(self.paths.task(key)))
-        self._places = task.models
-        for candidate in task.candidates:
-            evaluation = self._evaluation(candidate.evaluation)
-            attempt = Attempt(self.info.id, self.paths, candidate, evaluation, task.disk_seconds)
-            if attempt.claim():
-                self._attempt(attempt)
+        self._places, self._device_free = task.models, None
+        self._scratch = task.scratch
+        self._cache = task.cache or (f"{task.scratch}/vllm" if task.scratch else "")
+        progress = Progress(self.paths.progress(key, self._number), task, job().host)
+        try:
+            self._do(task, progress)
+        except Ended as ended:
+            raise ended.error from None
+        finally:
+            progress.remove()
+
+    def _do(self, task: Task, progress: Progress) -> None:
+        try:
+            for number, candidate in enumerate(task.candidates):
+                evaluation = self._evaluation(candidate.evaluation)
+                attempt = Attempt(
+                    self.info.id, self.paths, candidate, evaluation, task.disk_seconds, self._hurry
+                )
+                if attempt.claim():
+                    progress.begin(number, len(evaluation.items))
+                    self._attempt(attempt, progress)
+            self.background.wait()
+        except Interrupted as error:
+            self._finish_in_time(error)
+            raise
+        except (Fenced, OSError):
+            self.background.settled()
+            raise
 
     def close(self) -> None:
         self.grader.close()
@@ -78,27 +131,91 @@ class Worker:
             self.engine.close()
             self.engine = self._engine_key = None
 
-    def _attempt(self, attempt: Attempt) -> None:
+    def _attempt(self, attempt: Attempt, progress: Progress | None = None) -> None:
+        """Generate, and have the rest done in the background; a failure is written down."""
         try:
+            self.log.turn_to(attempt.paths.engine_log)
             with attempt.clock.phase("start"):
                 engine = self._open(attempt.evaluation.protocol)
-            attempt.complete(engine, self.grader)
+            self._generate(attempt, engine, progress)
+            self.background.give(lambda: self._finish(attempt))
         except Interrupted as error:
-            # A signal that comes right after the receipt must not turn success into failure.
-            if not attempt.paths.receipt.exists():
-                attempt.fail(Failure(kind=error.kind, message=str(error)), self.engine)
+            # What was generated may be in the background already. A signal that comes right after
+            # the receipt does not turn success into failure.
+            if attempt.generated:
+                self._settled_in_time()
+            attempt.fail(Failure(kind=error.kind, message=str(error)), self.engine)
+            raise
+        except (Ended, Fenced) as error:
+            attempt.fail(Failure(kind="interrupted", message=f"its task ended: {error}"))
             raise
         except Exception as error:  # the outermost frame: written down, and the next one goes on
-            attempt.fail(_failure(error), self.engine)
-            if not isinstance(error, L2SError) or isinstance(error, EngineError):
-                self._discard_engine()
+            self._device_free = time.perf_counter()
+            try:
+                self.background.wait()
+            finally:
+                attempt.fail(_failure(error), self.engine)
+            if isinstance(error, EngineStartError):
+                raise NewProcess from error
+            broken = self.engine is not None and self.engine.broken
+            if broken or not isinstance(error, L2SError) or isinstance(error, EngineError):
+                self._give_up_engine()
+
+    def _generate(self, attempt: Attempt, engine: Engine, progress: Progress | None) -> None:
+        samples = attempt.evaluation.protocol.samples
+
+        def tell(answers: int, tokens: int) -> None:
+            self.background.check()
+            if progress is not None:
+                progress.tell(answers // samples, tokens)
+
+        if self._device_free is not None:
+            attempt.clock.free_since = self._device_free
+        if progress is not None:
+            progress.ready()
+        attempt.generate(engine, tell)
+        self._device_free = attempt.clock.device_is_free()
+        if progress is not None:
+            progress.generated(attempt.tokens)
+
+    def _finish(self, attempt: Attempt) -> None:
+        """Grade and write what was generated; in the background, whose outermost frame this is."""
+        self._finishing = attempt
+        try:
+            try:
+                attempt.finish(self.grader)
+            except Exception as error:
+                attempt.fail(_failure(error))
+        except BaseException as error:  # Fenced, no room for a receipt, or a fault of ours
+            self.background.fail(error)
+        self._finishing = None
+
+    def _finish_in_time(self, error: Interrupted) -> None:
+        """Let the candidate in the background come to its end, if that is near."""
+        late = None if self._settled_in_time() else self._finishing
+        if late is not None:
+            late.fail(Failure(kind=error.kind, message=str(error)))
+        self.background.check()
+
+    def _settled_in_time(self) -> bool:
+        """Whether nothing is left in the background before the time is over that is left."""
+        if not self._hurry.is_set():
+            self._hurry.set()
+            self._deadline = time.monotonic() + _LAST_SECONDS
+        return self.background.settled(max(self._deadline - time.monotonic(), 0.0))
 
     def _open(self, protocol: Protocol) -> Engine:
         if self.engine is None or self._engine_key != protocol:
             self._discard_engine()
-            self.engine = open_engine(protocol, self._models())
+            self.engine = open_engine(protocol, self._models(), self._cache)
             self._engine_key = protocol
         return self.engine
+
+    def _give_up_engine(self) -> None:
+        """Let the next candidate have a fresh engine."""
+        if self.engine is not None and self.engine.needs_new_process:
+            raise NewProcess
+        self._discard_engine()
 
     def _discard_engine(self) -> None:
         engine, self.engine, self._engine_key = self.engine, None, None
@@ -118,7 +235,7 @@ class Worker:
                     hint="is its cache older, or was the model changed?",
                     path=model.folder,
                 )
-        return models
+        return near(models, self._scratch, self.info.identities)
 
     def _evaluation(self, name: str) -> Evaluation:
         if name not in self._evaluations:
@@ -130,24 +247,28 @@ class Worker:
 def main(arguments: list[str]) -> int:
     """Run the worker; exit code 0 also after failed candidates, whose receipts say so.
 
-    Exit code 75 says that there was no room for a receipt, 143 that a signal ended the task.
+    Exit code 75 says that there was no room for a receipt, 143 that a signal ended the task, 1 that
+    engines broke too often.
     """
-    run, key = arguments[:2]
-    alone = key == "-" or len(arguments) > 2
+    run, key, *number = arguments
+    alone = key == "-" or bool(number)
     if not alone and (workers := _workers(Path(run), key)) > 1:
         return run_team([sys.executable, "-uPm", "l2s_hpc.task.worker", run, key], workers)
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, _interrupt)
+    for ending in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(ending, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait hold each other up where a node's cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if key == "-":
         _end_with_parent()
-    return _work(Path(run), _keys() if key == "-" else [key])
+    return _work(Worker(Path(run), *number), _keys() if key == "-" else [key])
 
 
-def _work(run: Path, keys: Iterable[str]) -> int:
-    worker = Worker(run)
+def _work(worker: Worker, keys: Iterable[str]) -> int:
+    task = ""
+    worker.log.install()
     try:
         for task in keys:
             worker.do(task)
@@ -160,6 +281,10 @@ def _work(run: Path, keys: Iterable[str]) -> int:
     except NoRoom as error:
         say(f"no room for a receipt: {error}")
         return NO_ROOM_EXIT
+    except NewProcess:
+        worker.grader.close()
+        begin_anew(task)
+        return 1
     finally:
         worker.close()
         let_go_of_logs()
@@ -169,7 +294,8 @@ def _work(run: Path, keys: Iterable[str]) -> int:
 def _done(task: str) -> None:
     """Tell a local controller that a task is done; in a Slurm job this is a line in a log."""
     with contextlib.suppress(OSError):
-        print(f"done {task}", flush=True)
+        # In one write: the workers of a team share their output.
+        print(f"done {task}\n", end="", flush=True)
 
 
 def _workers(run: Path, key: str) -> int:
@@ -177,8 +303,12 @@ def _workers(run: Path, key: str) -> int:
 
 
 def _keys() -> Iterator[str]:
-    for line in sys.stdin:
-        yield line.strip()
+    """Yield the keys of standard input; nothing is read ahead that a new process would miss."""
+    if task := unfinished():
+        yield task
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as lines:
+        for line in lines:
+            yield line.decode().strip()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -19,7 +19,8 @@ from l2s_hpc.recipes.recipe import average, single_model
 from l2s_hpc.records import Protocol, Recipe
 from l2s_hpc.task.engines import EngineError, Generated, MergeError, open_engine
 from l2s_hpc.task.hf import TransformersEngine
-from l2s_hpc.task.merge import Weights, merge
+from l2s_hpc.task.merge import merge
+from l2s_hpc.task.parents import Parents
 from tests.helpers import TOY, recipe_of, search_config, toy_items, toy_models, toy_protocol
 
 SLOW, FAST = (single_model(name, {name: ""}) for name in ("slow", "fast"))
@@ -102,7 +103,7 @@ def test_counts_are_those_of_a_saved_checkpoint(max_tokens: int, tmp_path: Path)
     )
     found = answers(engine, MIDDLE)
     models = toy_models()
-    with Weights(models) as weights:
+    with Parents(models, "cpu") as weights:
         merged = dict(merge(MIDDLE, weights, merged_tensors(models)))
     model = AutoModelForCausalLM.from_pretrained(TOY / "slow", dtype=torch.bfloat16)
     model.load_state_dict(merged, strict=False)

@@ -23,7 +23,8 @@ from l2s_hpc.recipes.models import Model, merged_tensors
 from l2s_hpc.recipes.recipe import average, mergekit_config, single_model
 from l2s_hpc.records import Recipe
 from l2s_hpc.task.engines import MergeError
-from l2s_hpc.task.merge import Weights, merge
+from l2s_hpc.task.merge import merge
+from l2s_hpc.task.parents import Parents
 from tests.helpers import QUARTERS, recipe_of, search_config, toy_models
 
 Tensors = dict[str, torch.Tensor]
@@ -33,7 +34,7 @@ torch.set_num_threads(1)
 
 
 def ours(recipe: Recipe, models: Mapping[str, Model]) -> Tensors:
-    with Weights(models) as weights:
+    with Parents(models, "cpu") as weights:
         return dict(merge(recipe, weights, merged_tensors(models)))
 
 

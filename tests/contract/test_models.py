@@ -27,7 +27,8 @@ from l2s_hpc.recipes.models import (
     merged_tensors,
 )
 from l2s_hpc.recipes.recipe import mergekit_config
-from l2s_hpc.task.merge import Weights, merge
+from l2s_hpc.task.merge import merge
+from l2s_hpc.task.parents import Parents
 from tests.helpers import TOY, recipe_of, search_config, toy_models
 
 Tensors = dict[str, torch.Tensor]
@@ -86,7 +87,7 @@ def test_where_one_parent_has_a_head_the_merge_has_one(
     assert merged_config(models, "slow")["tie_word_embeddings"] is False
     genes, values = METHODS[method]
     recipe = recipe_of(search_config(method, genes, seed=5), values)
-    with Weights(models) as weights:
+    with Parents(models, "cpu") as weights:
         merged = dict(merge(recipe, weights, merged_tensors(models)))
         head = weights.get("base", HEAD)
     assert not torch.equal(merged[HEAD], merged[EMBEDDING])
@@ -95,7 +96,7 @@ def test_where_one_parent_has_a_head_the_merge_has_one(
     for name, tensor in merged.items():
         assert torch.equal(tensor, expected[name]), name
     if method == "task_arithmetic":  # and once by the formula itself
-        with Weights(models) as weights:
+        with Parents(models, "cpu") as weights:
             slow, fast, base = (weights.get(m, HEAD).float() for m in ("slow", "fast", "base"))
         by_formula = base + (torch.tensor(0.4) * (slow - base) + torch.tensor(0.7) * (fast - base))
         assert torch.equal(merged[HEAD], by_formula.to(torch.bfloat16))
@@ -133,7 +134,7 @@ def test_a_tied_config_with_a_stored_head(own_heads: Mapping[str, Model], tmp_pa
     change_config(tmp_path / "slow", tie_word_embeddings=True)
     model = Model("slow", tmp_path / "slow")
     assert not model.tied
-    with Weights({"slow": model}) as weights:
+    with Parents({"slow": model}, "cpu") as weights:
         assert torch.equal(weights.get("slow", HEAD), weights_of(model.folder)[HEAD])
 
 
@@ -172,7 +173,7 @@ def test_shards_are_read(tmp_path: Path) -> None:
     models = toy_models("fast", "base") | {"slow": model}
     assert not compatibility_faults(models)
     recipe = recipe_of(search_config("ties", METHODS["ties"][0]), METHODS["ties"][1])
-    with Weights(models) as cut, Weights(toy_models()) as whole:
+    with Parents(models, "cpu") as cut, Parents(toy_models(), "cpu") as whole:
         names = merged_tensors(models)
         pairs = zip(merge(recipe, cut, names), merge(recipe, whole, names), strict=True)
         assert all(torch.equal(a[1], b[1]) for a, b in pairs)

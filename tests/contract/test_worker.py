@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -373,7 +376,7 @@ def test_a_worker_without_room_for_a_receipt_says_so_by_its_exit_code(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
     assert "no room for a receipt" in said and "Traceback" not in said
-    assert not run.attempt(HALF).receipt.exists() and not run.attempt(SLOW).folder.exists()
+    assert not run.attempt(HALF).receipt.exists() and not run.attempt(SLOW).receipt.exists()
 
 
 @pytest.mark.parametrize(
@@ -456,3 +459,313 @@ def test_keys_from_standard_input(tmp_path: Path) -> None:
     assert (process.returncode, out) == (0, "done a\ndone b\n"), err
     for recipe in (HALF, SLOW, FAST):
         verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+
+
+# Grading in the background
+
+
+SLOW_GRADER = """
+import sys, time
+from l2s_hpc.evaluation.grading import Grader
+from l2s_hpc.task import progress, worker
+
+grade, seconds = Grader.grade, float(sys.argv[1])
+
+def slowly(self, outputs, items):
+    time.sleep(seconds)
+    return grade(self, outputs, items)
+
+Grader.grade = slowly
+progress._SECONDS = 0.0
+worker._LAST_SECONDS = float(sys.argv[2])
+sys.exit(worker.main(sys.argv[3:]))
+"""
+"""The worker with a grader that needs so many seconds, and so many to end in."""
+
+
+def slow_grader(seconds: float, last: float = 8.0) -> tuple[str, ...]:
+    return ("-c", SLOW_GRADER, str(seconds), str(last))
+
+
+def begun(run: Run, recipe: Recipe) -> Callable[[], bool]:
+    return lambda: bool(run.attempt(recipe).owners())
+
+
+def when(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_a_candidate_generates_while_the_one_before_is_graded(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(engine_settings={"chunk_delay": 1.0}), sums(3))
+    mixes = MIXES[:3]
+    run.do(run.task("t", *mixes), program=slow_grader(0.9))
+    receipts = [run.receipt(recipe) for recipe in mixes]
+    for recipe, receipt in zip(mixes, receipts, strict=True):
+        verify_table(run.attempt(recipe).scores, receipt)
+        assert receipt.seconds["grade"] >= 0.9 and receipt.seconds["generate"] >= 1.0
+    for before, after in pairwise(receipts):
+        assert when(after.started) < when(before.ended) - 0.4, "it has begun during the grading"
+        assert when(after.ended) > when(before.ended), "they end in order"
+        assert after.usage["gpu_idle"] < 0.4, "the device did not wait for the grader"
+    lasted = when(receipts[-1].ended) - when(receipts[0].started)
+    worked = sum(sum(receipt.seconds.values()) for receipt in receipts)
+    assert lasted < worked - 0.9, "two of three gradings cost no time"
+
+
+def test_a_slow_grader_is_waited_for_and_the_receipt_says_so(tmp_path: Path) -> None:
+    """At most one candidate is being finished, so that outputs do not pile up."""
+    run = Run(tmp_path, scripted(engine_settings={"chunk_delay": 0.1}), sums(3))
+    mixes = MIXES[:4]
+    run.do(run.task("t", *mixes), program=slow_grader(0.7))
+    receipts = [run.receipt(recipe) for recipe in mixes]
+    for before, after in zip(receipts, receipts[2:], strict=False):
+        assert when(after.started) > when(before.ended) - 0.1
+    assert receipts[-1].usage["gpu_idle"] > 0.6
+
+
+def test_a_failure_of_one_does_not_spoil_the_others(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(), sums(3))
+    broken = HALF.model_copy(update={"config": {**HALF.config, "models": [{"model": "slow"}]}})
+    run.do(run.task("t", SLOW, broken, FAST), program=slow_grader(0.4))
+    failed = run.receipt(broken)
+    assert failed.failure is not None and failed.failure.kind == "other"
+    assert failed.ended >= run.receipt(SLOW).ended, "receipts come in the order of the candidates"
+    for recipe in (SLOW, FAST):
+        verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+
+
+def test_a_grader_that_does_not_start_fails_its_candidate(tmp_path: Path) -> None:
+    items = tuple(i.model_copy(update={"gold": "x+1"}) for i in sums(1))
+    run = Run(tmp_path, scripted(), items)
+    (tmp_path / "math_verify.py").write_text("raise ImportError('away')", encoding="utf-8")
+    run.do(run.task("t", SLOW), env={"PYTHONPATH": f"{ROOT}:{tmp_path}"})
+    failure = run.receipt(SLOW).failure
+    assert failure is not None and "needs math-verify" in failure.message
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_lets_the_graded_one_end_and_interrupts_the_running_one(
+    sent: signal.Signals, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1, engine_settings={"chunk_delay": 0.1}), sums(20))
+    run.task("t", SLOW, HALF, FAST)
+    process = run.start("t", slow_grader(1.0))
+    until(run.attempt(HALF).chunk(1).with_suffix(".json").exists, process, 0.001)
+    assert not run.attempt(SLOW).receipt.exists(), "it is being graded"
+    process.send_signal(sent)
+    process.communicate(timeout=10)
+    assert process.returncode == 143
+    verify_table(run.attempt(SLOW).scores, run.receipt(SLOW))
+    failure = run.receipt(HALF).failure
+    assert failure is not None and failure.unfinished and run.receipt(HALF).chunks >= 1
+    assert not run.attempt(FAST).folder.exists()
+    run.do("t", env=AGAIN)
+    for recipe in (SLOW, HALF, FAST):
+        verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+
+
+def test_a_signal_when_all_is_generated_lets_the_last_grading_end(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(), sums(3))
+    run.task("t", SLOW)
+    process = run.start("t", slow_grader(1.0))
+    until(run.attempt(SLOW).chunk(0).with_suffix(".json").exists, process, 0.001)
+    time.sleep(0.2)
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 143
+    verify_table(run.attempt(SLOW).scores, run.receipt(SLOW))
+
+
+def test_a_grading_that_takes_too_long_is_left_to_the_next_incarnation(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(), sums(3))
+    run.task("t", SLOW, HALF)
+    process = run.start("t", slow_grader(60, last=0.5), env={"L2S_SCRIPTED": '{"delay": 0.3}'})
+    until(run.attempt(HALF).chunk(0).with_suffix(".json").exists, process, 0.001)
+    time.sleep(0.3)
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 143
+    for recipe in (SLOW, HALF):
+        failure = run.receipt(recipe).failure
+        assert failure is not None and failure.kind == "interrupted"
+        assert run.receipt(recipe).chunks == 1
+    kept = _files(run.attempt(SLOW).folder)["chunk-0000.parquet"]
+    run.do("t", env=AGAIN)
+    assert _files(run.attempt(SLOW).folder)["chunk-0000.parquet"] == kept
+    for recipe in (SLOW, HALF):
+        verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+
+
+def test_a_kill_between_two_candidates_leaves_both_to_be_gone_on_with(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1, engine_settings={"chunk_delay": 0.1}), sums(10))
+    run.task("t", SLOW, HALF)
+    process = run.start("t", slow_grader(30))
+    until(run.attempt(HALF).chunk(1).with_suffix(".json").exists, process, 0.001)
+    process.kill()
+    process.communicate(timeout=10)
+    claims = [read_json(run.attempt(recipe).owners()[-1]) for recipe in (SLOW, HALF)]
+    assert claims[0] == claims[1], "the controller sees that one worker had begun both"
+    run.do("t", env=AGAIN)
+    for recipe, chunks in ((SLOW, 10), (HALF, 10)):
+        assert run.receipt(recipe).chunks == chunks
+        verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+    assert run.receipt(SLOW).seconds.keys() == {"start", "grade", "write"}, "all was generated"
+
+
+def test_who_is_fenced_off_in_the_background_ends_the_task(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1, engine_settings={"chunk_delay": 0.05}), sums(60))
+    run.task("t", SLOW, HALF, FAST)
+    process = run.start("t", slow_grader(0.7))
+    until(begun(run, HALF), process, 0.001)
+    run.attempt(SLOW, 2).folder.mkdir(parents=True)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0 and "is another's now" in said
+    assert not run.attempt(SLOW).receipt.exists() and not run.attempt(SLOW).scores.exists()
+    failure = run.receipt(HALF).failure
+    assert failure is not None and failure.kind == "interrupted"
+    assert failure.message.startswith("its task ended: attempt 1 of")
+    assert not run.attempt(FAST).folder.exists()
+
+
+FULL_IN_BACKGROUND = """
+import errno, sys, threading
+from l2s_hpc.store import files
+from l2s_hpc.task import worker
+
+sync = files._fsync
+
+def full(path):
+    if threading.current_thread().name == "background":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    sync(path)
+
+files._fsync = full
+sys.exit(worker.main(sys.argv[1:]))
+"""
+"""The disk is full for what is written in the background alone."""
+
+
+def test_no_room_in_the_background_ends_the_task(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1, engine_settings={"chunk_delay": 0.1}), sums(20))
+    process = run.start(run.task("t", SLOW, HALF, FAST), ("-c", FULL_IN_BACKGROUND))
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 75 and "no room for a receipt" in said
+    assert not run.attempt(SLOW).receipt.exists() and not run.attempt(FAST).folder.exists()
+    failure = run.receipt(HALF).failure
+    assert failure is not None and failure.kind == "interrupted"
+    assert failure.message.startswith("its task ended: [Errno 28] No space left")
+    assert run.receipt(HALF).chunks < 20, "it is told at once"
+
+
+def test_who_is_told_to_end_does_not_wait_for_room_in_the_background(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1, engine_settings={"chunk_delay": 0.1}), sums(90))
+    run.task("t", SLOW, HALF, disk_seconds=300)
+    process = run.start("t", ("-c", FULL_IN_BACKGROUND))
+    until(begun(run, HALF), process, 0.001)
+    time.sleep(0.5)
+    process.terminate()
+    start = time.monotonic()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 75 and "no room, waiting" in said
+    assert time.monotonic() - start < 5
+    failure = run.receipt(HALF).failure
+    assert failure is not None and failure.message == "SIGTERM received"
+
+
+# A broken engine that spoils its process
+
+
+def test_a_worker_whose_engine_spoilt_the_process_goes_on_in_a_new_one(tmp_path: Path) -> None:
+    settings = {"faults": {"engine": 0.5}, "new_process": True}
+    run = Run(tmp_path, scripted(engine_settings=settings), sums(3))
+    broken = [r for r in MIXES if _draw(b"engine", r.candidate.encode()) < 0.5][:3]
+    sound = [r for r in MIXES if r not in broken][:2]
+    recipes = [sound[0], *broken, sound[1]]
+    process = run.start(run.task("t", *recipes))
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "done t\n"), said
+    assert said.count("goes on in a new process") == 3
+    for recipe in sound:
+        verify_table(run.attempt(recipe).scores, run.receipt(recipe))
+    for recipe in broken:
+        failure = run.receipt(recipe).failure
+        assert failure is not None and "scripted engine failure" in failure.message
+    claims = [read_json(path) for r in recipes for path in run.attempt(r).owners()]
+    assert len(claims) == 5 and all(claim == claims[0] for claim in claims)
+
+
+def test_a_worker_whose_engine_breaks_again_and_again_gives_up(tmp_path: Path) -> None:
+    settings = {"faults": {"engine": 1.0}, "new_process": True}
+    run = Run(tmp_path, scripted(engine_settings=settings), sums(3))
+    process = run.start(run.task("t", *MIXES[:6]))
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert "the engine broke 4 times in task t" in said and "Traceback" not in said
+    assert [run.attempt(recipe).receipt.exists() for recipe in MIXES[:6]] == [True] * 4 + [
+        False
+    ] * 2
+
+
+def test_a_new_process_loses_no_key_of_standard_input(tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    settings = {"faults": {"engine": 1.0}, "new_process": True, "once": str(once)}
+    run = Run(tmp_path / "run", scripted(engine_settings=settings), sums(3))
+    run.task("a", HALF, SLOW)
+    run.task("b", FAST)
+    run.task("c", *MIXES[:2])
+    process = run.start("-", stdin=subprocess.PIPE)
+    out, said = process.communicate("a\nb\nc\n", timeout=60)
+    assert (process.returncode, out) == (0, "done a\ndone b\ndone c\n"), said
+    assert said.count("goes on in a new process") == 5, "each candidate fails once"
+
+
+# What is used, and how far it is
+
+
+def test_a_receipt_says_what_was_used(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=2, engine_settings={"chunk_delay": 0.2}), sums(4))
+    run.do(run.task("t", HALF))
+    usage = run.receipt(HALF).usage
+    assert usage.keys() == {"tokens_per_second", "gpu_idle", "peak_host_gb"}
+    tokens = sum(read_table(run.attempt(HALF).scores)["n_output_tokens"].to_pylist())
+    seconds = run.receipt(HALF).seconds["generate"]
+    assert usage["tokens_per_second"] == pytest.approx(tokens / seconds, rel=0.01)
+    assert 0.02 < usage["peak_host_gb"] < 4
+    assert 0.01 < usage["gpu_idle"] < 1, "the engine's start counts"
+
+
+def test_a_running_task_says_how_far_it_is_and_leaves_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=5, engine_settings={"chunk_delay": 0.3}), sums(10))
+    path = run.paths.progress(run.task("t", SLOW, HALF))
+    process = run.start("t", slow_grader(0.0))
+    seen: list[dict[str, Any]] = []
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError):
+            seen.append(read_json(path))
+        time.sleep(0.01)
+    process.communicate(timeout=10)
+    assert process.returncode == 0 and not path.exists()
+    assert sorted(p.name for p in path.parent.iterdir()) == ["t.json"]
+    first, last = seen[0], seen[-1]
+    assert (first["candidate"], first["candidates_done"], first["items_done"]) == (
+        SLOW.candidate,
+        0,
+        0,
+    )
+    assert first["expected_end"] is None and first["tokens"] == 0
+    assert (last["candidate"], last["candidates_done"], last["candidates"]) == (
+        HALF.candidate,
+        1,
+        2,
+    )
+    assert (last["items"], last["task"]) == (10, "t") and last["tokens"] > 0
+    half = next(s for s in seen if s["candidates_done"] == 1 and s["items_done"] == 5)
+    left = when(half["expected_end"]) - when(half["updated"])
+    assert -1.0 <= left <= 1.5 and half["tokens_per_second"] > 10
+
+
+def test_a_task_on_a_full_disk_needs_no_progress(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(), sums(3))
+    run.paths.progress(run.task("t", HALF)).mkdir(parents=True)
+    run.do("t")
+    verify_table(run.attempt(HALF).scores, run.receipt(HALF))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from l2s_hpc.records import CandidateTask, Evaluation, Failure, Receipt, Recipe
 from l2s_hpc.store import files
 from l2s_hpc.store.files import read_json, write_json
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
-from l2s_hpc.store.scores import verify_table
+from l2s_hpc.store.scores import read_table, verify_table
 from l2s_hpc.task import evaluate, node
 from l2s_hpc.task.evaluate import Attempt, Fenced
 from l2s_hpc.task.node import Job
@@ -69,17 +70,18 @@ class Engine(ScriptedEngine):
         super().__init__(EVALUATION.protocol)
         self.happenings, self.chunks = list(happenings), 0
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> Any:
+    def generate(self, prompts: Sequence[Sequence[int]], *more: Any) -> Any:
         self.chunks += 1
         if self.happenings:
             self.happenings.pop(0)()
-        return super().generate(prompts)
+        return super().generate(prompts, *more)
 
 
 def complete(attempt: Attempt, engine: Engine | None = None) -> Receipt:
     grader = Grader()
     try:
-        return attempt.complete(engine or Engine(), grader)
+        attempt.generate(engine or Engine(), lambda answers, tokens: None)
+        return attempt.finish(grader)
     finally:
         grader.close()
 
@@ -224,7 +226,7 @@ def test_a_claim_waits_for_room(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> 
         return files.create_json(path, value)
 
     monkeypatch.setattr(evaluate, "create_json", full)
-    monkeypatch.setattr(node.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(node, "_LOOK_AGAIN_SECONDS", 0.01)
     assert jobs.attempt("job", seconds=60).claim()
     with pytest.raises(OSError, match="No space"):
         tries.clear()
@@ -243,7 +245,7 @@ def test_a_claim_that_is_tried_again_is_still_ours(
         sync(path)
 
     monkeypatch.setattr(files, "_fsync", full)
-    monkeypatch.setattr(node.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(node, "_LOOK_AGAIN_SECONDS", 0.01)
     assert jobs.attempt("job", seconds=60).claim() and failed
 
 
@@ -327,3 +329,77 @@ def test_a_receipt_counts_the_chunks_that_earlier_attempts_finished(jobs: Jobs) 
             complete(attempt, Engine(*happenings, end))
         told_to_end(attempt, "timeout")
         assert jobs.receipt(number).chunks == chunks
+
+
+# What an answer costs
+
+
+def test_an_answer_that_went_in_a_circle_is_charged_its_whole_budget(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = EVALUATION.protocol.model_copy(update={"budgets": {"sums": 500}, "max_tokens": 900})
+    monkeypatch.setitem(
+        globals(), "EVALUATION", EVALUATION.model_copy(update={"protocol": protocol})
+    )
+    asked: list[Sequence[int]] = []
+
+    class Circling(Engine):
+        def generate(self, prompts: Sequence[Sequence[int]], *more: Any) -> Any:
+            asked.append(more[0])
+            ((answer,),) = super().generate(prompts, *more)
+            reason = "cycle" if len(asked) == 1 else answer.finish_reason
+            return [[replace(answer, n_output_tokens=40, finish_reason=reason)]]
+
+    attempt = jobs.attempt("job")
+    attempt.claim()
+    complete(attempt, Circling())
+    assert asked == [[500]] * 4, "the engine is told the benchmark's budget"
+    rows = read_table(jobs.folder().scores).to_pylist()
+    assert [row["n_charged_tokens"] for row in rows] == [500, 40, 40, 40]
+    assert [row["n_output_tokens"] for row in rows] == [40] * 4
+    assert [row["truncated"] for row in rows] == [True, False, False, False]
+
+
+# What it used
+
+
+def test_a_receipt_says_what_the_engine_used_also_of_a_failure(jobs: Jobs) -> None:
+    class Telling(Engine):
+        fingerprint = "f" * 16
+
+        def load(self, recipe: Recipe) -> Mapping[str, float]:
+            super().load(recipe)
+            return {"merge": 0.5, "canary": 0.25, "load": 0.25}
+
+        def usage(self) -> Mapping[str, float]:
+            return {"batch_occupancy": 0.5, "peak_gpu_gb": 17.0}
+
+    attempt = jobs.attempt("job")
+    attempt.claim()
+    receipt = complete(attempt, Telling())
+    assert (receipt.usage["batch_occupancy"], receipt.usage["peak_gpu_gb"]) == (0.5, 17.0)
+    assert receipt.usage["tokens_per_second"] > 0 and receipt.usage["peak_host_gb"] > 0
+    assert receipt.seconds["canary"] == 0.25 and receipt.fingerprint == "f" * 16
+    failed = jobs.attempt("job", 2)
+    failed.claim()
+    left = failed.fail(Failure(kind="engine", message="why"), Telling())
+    assert left.usage["peak_gpu_gb"] == 17.0 and left.fingerprint == "f" * 16
+
+
+def test_a_broken_engine_need_not_say_what_it_used(jobs: Jobs) -> None:
+    class Broken(Engine):
+        def usage(self) -> Mapping[str, float]:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    attempt = jobs.attempt("job")
+    attempt.claim()
+    attempt.fail(Failure(kind="engine", message="why"), Broken())
+    assert jobs.receipt().failure == Failure(kind="engine", message="why")
+
+
+def test_an_interruption_takes_back_nothing(jobs: Jobs) -> None:
+    attempt = jobs.attempt("job")
+    attempt.claim()
+    receipt = complete(attempt)
+    told_to_end(attempt)
+    assert jobs.receipt() == receipt

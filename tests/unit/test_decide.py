@@ -277,6 +277,25 @@ def test_a_receipt_of_the_same_look_counts_before_the_task_is_judged() -> None:
     assert judged_together(observed) == {"b": ("lost", True), "c": ("interrupted", False)}
 
 
+def test_who_was_only_graded_while_the_next_one_generated_is_not_blamed() -> None:
+    """Its worker had begun the next one; that another worker of its team had says nothing."""
+    both = {OF_A: 2, OF_B: 1}
+    overtaken = Observed({}, DIED, both, overtaken=(OF_A,))
+    assert judged_together(overtaken) == {
+        "a": ("interrupted", False),
+        "b": ("lost", True),
+        "c": ("interrupted", False),
+    }
+    assert judged_together(Observed({}, DIED, both))["a"] == ("lost", True)
+
+
+def test_who_is_killed_again_and_again_while_it_is_graded_comes_no_further() -> None:
+    state = state_of(asked(0, "a", "b"), shared("a", "b"), submitted())
+    fail = decide(state, Observed({}, DIED, {OF_A: 3, OF_B: 0}, overtaken=(OF_A,)), POLICY)[0]
+    assert isinstance(fail, Fail) and fail.chunks == 3, "else it would seem to go on"
+    assert fail.message == "its task ended while it was graded: FAILED"
+
+
 def test_whose_turn_came_late_is_not_blamed_for_the_time_limit() -> None:
     """Ten candidates in a task that has time for seven: the eighth has done nothing wrong."""
     found: dict[AttemptKey, Receipt | DamageError] = {OF_B: interrupted("timeout", "b")}

@@ -218,6 +218,26 @@ def test_claims_are_looked_for_only_where_a_job_is_over(tmp_path: Path) -> None:
     assert watch.look(LIVE, GRACE).started == {OF_A: 0}
 
 
+def test_an_attempt_is_overtaken_by_the_next_one_of_the_same_worker(tmp_path: Path) -> None:
+    state = state_of(asked(0, "a", "b", "c"), shared("a", "b", "c"), submitted())
+    watch = Watch(tmp_path, Cluster({"b1-0": JobState("ended", "FAILED")}), 0.0)
+    first, second = ({"job": "j", "host": "n1", "pid": pid} for pid in (1, 2))
+
+    def claim(candidate: str, claim: object) -> None:
+        paths = watch.paths.attempt("search", 0, candidate, 1)
+        write_json(paths.owner(len(paths.owners())), claim)
+
+    claim("a", first)
+    claim("b", second)
+    assert watch.look(state).overtaken == (), "two workers of a team"
+    claim("c", first)
+    assert watch.look(state).overtaken == (OF_A,)
+    claim("a", second)
+    assert watch.look(state).overtaken == (OF_A,), "the last claim counts: of a and b, b is later"
+    claim("b", [])
+    assert watch.look(state).overtaken == (), "nobody knows whose b is"
+
+
 # Receipts
 
 

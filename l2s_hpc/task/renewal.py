@@ -1,0 +1,47 @@
+"""A worker begins anew in a new process image: only that frees what a broken engine holds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from l2s_hpc.task.node import TEAM_VARIABLE, job, let_go_of_logs, say
+
+MOST_RENEWALS = 3
+"""How often within one task."""
+
+_VARIABLE = "L2S_RENEWED"
+"""The task under way, and how often it was begun anew, as `KEY:TIMES`."""
+
+
+def begin_anew(task: str) -> None:
+    """Become a new worker with the same process id, arguments and claims, for the same task.
+
+    What was claimed and has a receipt is left alone by it, and what was not is its own. Returns
+    only if the task was begun anew too often.
+    """
+    before, _, times = os.environ.get(_VARIABLE, "").rpartition(":")
+    renewals = int(times) if before == task else 0
+    if renewals >= MOST_RENEWALS:
+        say(
+            f"the engine broke {renewals + 1} times in task {task}: what is left of it is for "
+            "another attempt, perhaps on another node"
+        )
+        return
+    os.environ[_VARIABLE] = f"{task}:{renewals + 1}"
+    os.environ[TEAM_VARIABLE] = job().key
+    say(f"the engine broke: task {task} goes on in a new process")
+    let_go_of_logs()
+    for file in Path("/proc/self/fd").iterdir():
+        # What a driver holds open would live on with its memory.
+        with suppress(OSError):
+            if int(file.name) > 2:
+                os.set_inheritable(int(file.name), False)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def unfinished() -> str:
+    """Return the task that this process goes on with; empty if it is a first one."""
+    return os.environ.get(_VARIABLE, "").rpartition(":")[0]
