@@ -28,6 +28,8 @@ class Cost:
         asked: number of genomes that the algorithm asked for.
         repeats: those of them whose candidate was known already, so that nothing was evaluated.
         devices: how many accepted tables each device made.
+        gpu_idle: the share of the device time in which no device worked; None where no engine
+            tells it.
     """
 
     seconds: dict[str, float]
@@ -42,6 +44,7 @@ class Cost:
     asked: int
     repeats: int
     devices: dict[str, int]
+    gpu_idle: float | None
 
 
 def cost(state: RunState, receipts: Iterable[Receipt], references: Iterable[str]) -> Cost:
@@ -55,10 +58,13 @@ def cost(state: RunState, receipts: Iterable[Receipt], references: Iterable[str]
     phases: dict[str, float] = {}
     evaluations: dict[str, float] = {}
     devices: dict[str, int] = {}
+    idle: list[tuple[float, float]] = []
     accepted = 0
     for receipt in receipts:
         accepted += 1
         devices[receipt.device] = devices.get(receipt.device, 0) + 1
+        if "gpu_idle" in receipt.usage:
+            idle.append((receipt.usage["gpu_idle"], sum(receipt.seconds.values())))
         for phase, seconds in receipt.seconds.items():
             phases[phase] = phases.get(phase, 0.0) + seconds
             evaluations[receipt.evaluation] = evaluations.get(receipt.evaluation, 0.0) + seconds
@@ -79,7 +85,15 @@ def cost(state: RunState, receipts: Iterable[Receipt], references: Iterable[str]
         asked=len(asked),
         repeats=_repeats(asked, references),
         devices=devices,
+        gpu_idle=_mean(idle),
     )
+
+
+def _mean(weighted: Iterable[tuple[float, float]]) -> float | None:
+    """Return the mean of pairs (value, weight); None where the weights are nothing."""
+    pairs = list(weighted)
+    total = sum(weight for _, weight in pairs)
+    return sum(value * weight for value, weight in pairs) / total if total else None
 
 
 def _repeats(asked: Iterable[str], references: Iterable[str]) -> int:

@@ -20,11 +20,20 @@ from l2s_hpc.analysis.charts import (
     save_front_svg,
     spec,
 )
+from l2s_hpc.analysis.nodes import differences
 from l2s_hpc.analysis.page import Child, Html, el, figure, join, page, table
 from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.settings import settings
 from l2s_hpc.analysis.tradeoff import REFERENCE_TOKENS, Hypervolume, search_front
-from l2s_hpc.analysis.words import benchmark_table, name_of, number, rate, stretch, times
+from l2s_hpc.analysis.words import (
+    benchmark_table,
+    name_of,
+    node_table,
+    number,
+    rate,
+    stretch,
+    times,
+)
 from l2s_hpc.errors import UserError
 from l2s_hpc.store.files import write_durably
 
@@ -63,6 +72,7 @@ class _Report:
             self._hypervolume,
             self._genes,
             self._cost,
+            self._nodes,
             self._penalised,
         ]
         body = [section() for section in sections]
@@ -297,6 +307,7 @@ class _Report:
         words = (
             f"{found.accepted} score tables took {stretch(total)} of device time"
             + (f", {stretch(each)} each" if each is not None else "")
+            + (f" ({found.gpu_idle:.1%} of it idle)" if found.gpu_idle is not None else "")
             + f", from {found.attempts} attempts: {found.failed} failed, {found.lost} were lost or "
             f"interrupted (their time is not counted), {found.penalised} candidates were given up. "
             f"Of {found.asked} genomes asked for, {found.repeats} gave a known model at no cost."
@@ -308,6 +319,17 @@ class _Report:
         ]
         parts = table(["by", "", "device time", "share"], rows, {0, 1}) if rows else Html("")
         return join([el("h2", "Cost"), el("p", words), parts])
+
+    def _nodes(self) -> Html:
+        found = self._run.nodes()
+        if not found:
+            return Html("")
+        words = (
+            "Medians over the score tables of each node, peaks of memory over all of them. Start "
+            "and canary are those of workers that started; a warm one goes on without."
+        )
+        odd = [el("p", sentence, class_="notice") for sentence in differences(found)]
+        return join([el("h2", "Nodes"), el("p", words), *odd, node_table(found)])
 
     def _penalised(self) -> Html:
         run = self._run

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from l2s_hpc.analysis.cost import Cost, cost
 from l2s_hpc.analysis.fitness import Measures, measures
 from l2s_hpc.analysis.frames import Frames, ScoreTensor
+from l2s_hpc.analysis.nodes import Node, nodes
 from l2s_hpc.analysis.tradeoff import (
     Hypervolume,
     feasible,
@@ -278,6 +279,10 @@ class Run:
     def cost(self) -> Cost:
         """Return what the run has cost so far."""
         return cost(self.state, self.receipts(), self.labels)
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that made the accepted tables, by device and host."""
+        return nodes(self.receipts())
 
     def receipts(self) -> list[Receipt]:
         """Return the receipts of all accepted tables, by evaluation."""

@@ -50,7 +50,7 @@ def _summary(run: Run, receipts: list[Receipt]) -> list[list[Child]]:
         "benchmarks": ", ".join(config["benchmarks"]),
         "protocol": f"prompt {protocol['prompt']}, at most {protocol['max_tokens']} tokens, "
         f"temperature {protocol['temperature']:g}, {protocol['samples']} sample(s) an item",
-        "engine": str(info.site.get("engine", "")),
+        "engine": str(info.science.get("protocol.engine") or info.site.get("engine", "")),
         "devices": _distinct(receipt.device for receipt in receipts),
         "grader": _distinct(receipt.grader for receipt in receipts),
         "started": info.created,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from l2s_hpc.analysis.nodes import Node
 from l2s_hpc.analysis.page import Child, Html, el, join, table
 from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.transfer import Row
@@ -57,6 +58,33 @@ def benchmark_table(run: Run, rows: Sequence[Row]) -> Html:
     ]
     head = ["model", "accuracy", "mean tokens", "NTR", "PTR", "cut off"]
     return join([el("p", note + ".", class_="note"), table(head, cells, {0})])
+
+
+def node_table(nodes: Sequence[Node]) -> Html:
+    """Return nodes with their speed and load; what none of them tells has no column."""
+    phases = list(dict.fromkeys(phase for node in nodes for phase in node.seconds))
+    columns: list[tuple[str, list[Child]]] = [
+        ("node", [el("code", node.host) for node in nodes]),
+        ("device", [node.device for node in nodes]),
+        ("candidates", [str(node.candidates) for node in nodes]),
+        ("tokens/s", [_known(node.tokens_per_second, "{:,.0f}") for node in nodes]),
+        ("GPU idle", [_known(node.gpu_idle, "{:.1%}") for node in nodes]),
+        ("batch filled", [_known(node.batch_occupancy, "{:.1%}") for node in nodes]),
+        ("GPU peak", [_known(node.peak_gpu_gb, "{:.1f} GB") for node in nodes]),
+        ("host peak", [_known(node.peak_host_gb, "{:.1f} GB") for node in nodes]),
+        *((p, [_known(node.seconds.get(p), "{:.2f} s") for node in nodes]) for p in phases),
+        (
+            "canary's answer",
+            [el("code", n.fingerprint[:8]) if n.fingerprint else "–" for n in nodes],
+        ),
+    ]
+    shown = [(name, cells) for name, cells in columns if any(cell != "–" for cell in cells)]
+    rows = [list(row) for row in zip(*(cells for _, cells in shown), strict=True)]
+    return table([name for name, _ in shown], rows, {0, 1})
+
+
+def _known(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
 
 
 def _named(run: Run, candidate: str) -> Html:

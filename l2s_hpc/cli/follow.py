@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from l2s_hpc.cli.output import now, pairs_text, plain
 from l2s_hpc.errors import L2SError
 
 _WATCH_SECONDS = 2.0
+_MOST_TASKS = 20
 
 
 def watch(
@@ -34,11 +37,11 @@ def watch(
     """
     found = read()
     if console.is_terminal and not as_json:
-        with Live(pairs_text(found), console=console, auto_refresh=False) as live:
+        with Live(status_text(found), console=console, auto_refresh=False) as live:
             while found["phase"] != "complete":
                 sleep(_WATCH_SECONDS)
                 found = _read_again(read, found)
-                live.update(pairs_text(found), refresh=True)
+                live.update(status_text(found), refresh=True)
         return
     shown = ""
     while True:
@@ -51,6 +54,33 @@ def watch(
             return
         sleep(_WATCH_SECONDS)
         found = _read_again(read, found)
+
+
+def status_text(found: Mapping[str, Any]) -> Text:
+    """Return a run's status, a line for each fact and for each running task."""
+    tasks = found.get("running", [])
+    lines = [task_line(task) for task in tasks[:_MOST_TASKS]]
+    if len(tasks) > _MOST_TASKS:
+        lines.append(f"and {len(tasks) - _MOST_TASKS} more")
+    facts = pairs_text({**found, "running": f"{len(tasks)} tasks tell how far they are"})
+    return Text("\n").join([facts, *(Text(f"    {plain(line)}") for line in lines)])
+
+
+def task_line(task: Mapping[str, Any]) -> str:
+    """Return how far a running task is, in a line."""
+    rate = task["tokens_per_second"]
+    speed = f" ({rate:.0f} a second)" if rate else ""
+    line = (
+        f"{task['task']} on {task['host']}: candidate {task['candidates_done'] + 1} of "
+        f"{task['candidates']}, {task['items_done']}/{task['items']} items, "
+        f"{task['tokens']} tokens{speed}"
+    )
+    if task["stale"]:
+        return f"{line}; STALE: silent for {task['age'] // 60} min"
+    if task["expected_end"]:
+        end = datetime.fromisoformat(task["expected_end"]).astimezone()
+        line += f", ends about {end:%Y-%m-%d %H:%M}"
+    return line
 
 
 def status_line(found: Mapping[str, Any]) -> str:

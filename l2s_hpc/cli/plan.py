@@ -91,14 +91,27 @@ def _show_plan(found: dict[str, Any]) -> None:
     print_table(shown, f"First generation: {len(first)} candidates, of them")
     sbatch, notes, budget = found.pop("sbatch"), found.pop("notes"), found.pop("budget")
     found["tasks"] = found["tasks"].pop("meaning")
+    packing = found.pop("candidates_per_task")
+    found["candidates_per_task"] = packing["meaning"]
+    found |= _engine_lines(found.pop("engine"), found.pop("protocol"))
     found["gpu_hours"] = found["gpu_hours"] or _UNKNOWN
     print_pairs({name: value for name, value in found.items() if value is not None})
+    if packing["compared"]:
+        print_table(packing["compared"], "Candidates per task: what a generation takes")
     if budget:
         print_table(budget, "Budget: how many generations fit")
     for note in notes:
         stdout.print(Text(f"note: {plain(note)}"))
     for part in sbatch:
         stdout.print(Text(f"\n{_heading(part)}\n\n{plain(part['text'])}"))
+
+
+def _engine_lines(engine: dict[str, Any], protocol: dict[str, Any]) -> dict[str, Any]:
+    """Return the engine and the rest of the protocol, each thing once."""
+    shown = ("engine", "engine_settings")
+    rest = {n: v for n, v in protocol.items() if n not in shown and v != {}}
+    engine_line = f"{engine['name']} ({engine['why']})"
+    return {"engine": engine_line, "engine_fixed": engine["fixed"] or None, "protocol": rest}
 
 
 def _heading(part: dict[str, Any]) -> str:

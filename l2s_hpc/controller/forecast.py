@@ -25,7 +25,7 @@ from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import read_state
 
-_OF_WORKER = ("start",)
+_OF_WORKER = ("start", "canary")
 _OF_ANSWERS = ("generate", "grade", "write")
 
 
@@ -89,7 +89,7 @@ class Speed:
     """What work has taken, in seconds: medians over receipts of the same protocol.
 
     Attributes:
-        start: of a worker, once: its engine and the parents.
+        start: of a worker, once: its engine, the parents, and the engine's own check.
         candidate: of a candidate, whatever it answers: merging and loading.
         answer: of one answer.
         receipts: how many say so.
@@ -138,7 +138,7 @@ def _receipts(folder: Path) -> list[Receipt]:
 
 
 def _speed(receipts: Sequence[Receipt], places: tuple[str, ...]) -> Speed:
-    starts = [receipt.seconds.get("start", 0.0) for receipt in receipts]
+    starts = [sum(r.seconds.get(phase, 0.0) for phase in _OF_WORKER) for r in receipts]
     # In a warm worker a start takes no time; those are not what a worker's start costs.
     cold = [seconds for seconds in starts if seconds > max(starts) / 10]
     fixed = [
@@ -181,10 +181,16 @@ def stage(candidates: int, answers: int, site: SiteConfig) -> Stage:
     return Stage(candidates, answers, tasks, workers)
 
 
-def task_seconds(speed: Speed, answers: int, site: SiteConfig) -> float:
-    """Return how long a full task lasts."""
-    turns = math.ceil(site.candidates_per_task / site.workers_per_task)
-    return speed.start + turns * speed.candidate_seconds(answers)
+def task_seconds(speed: Speed, candidates: int, answers: int, site: SiteConfig) -> float:
+    """Return how long a task of so many candidates lasts; one of none takes no time."""
+    turns = math.ceil(candidates / site.workers_per_task)
+    return speed.start + turns * speed.candidate_seconds(answers) if turns else 0.0
+
+
+def longest_task(speed: Speed, parts: Sequence[Stage], site: SiteConfig) -> float:
+    """Return how long the longest task of some evaluations lasts."""
+    size = site.candidates_per_task
+    return max(task_seconds(speed, min(size, p.candidates), p.answers, site) for p in parts)
 
 
 @dataclass(frozen=True)
@@ -212,27 +218,44 @@ class Forecast:
 
 def forecast(resolved: Resolved, counts: Counts, speed: Speed) -> Forecast:
     """Foresee what a search costs, by the speed that was measured."""
-    site, samples = resolved.site, resolved.config.protocol.samples
-    answers = {name: len(e.items) * samples for name, e in resolved.evaluations.items()}
-    sizes = [counts.first, *[counts.later] * (counts.generations - 1)]
-    generations = [stage(n, answers["search"], site) for n in sizes]
-    final = [stage(counts.final, answers[name], site) for name in ("selection", "report")]
-    clock = sum(_clock_seconds(part, speed, site) for part in (*generations, *final))
+    site = resolved.site
+    parts = stages(resolved, counts)
+    seconds = [part.seconds(speed) / 3600 for part in parts]
+    *generations, selection, report = seconds
     return Forecast(
-        generations=tuple(part.seconds(speed) / 3600 for part in generations),
-        selection=final[0].seconds(speed) / 3600,
-        report=final[1].seconds(speed) / 3600,
-        hours=clock / 3600,
-        longest_task=max(task_seconds(speed, n, site) for n in answers.values()),
+        generations=tuple(generations),
+        selection=selection,
+        report=report,
+        hours=sum(clock_seconds(part, speed, site) for part in parts) / 3600,
+        longest_task=longest_task(speed, parts, site),
     )
 
 
-def _clock_seconds(part: Stage, speed: Speed, site: SiteConfig) -> float:
+def stages(resolved: Resolved, counts: Counts) -> list[Stage]:
+    """Return all evaluations of a search in their order: generations, selection, report."""
+    samples = resolved.config.protocol.samples
+    answers = {name: len(e.items) * samples for name, e in resolved.evaluations.items()}
+    sizes = [counts.first, *[counts.later] * (counts.generations - 1)]
+    evaluations = [(n, answers["search"]) for n in sizes]
+    evaluations += [(counts.final, answers[name]) for name in ("selection", "report")]
+    return [stage(n, each, resolved.site) for n, each in evaluations]
+
+
+def clock_seconds(part: Stage, speed: Speed, site: SiteConfig) -> float:
+    """Return how long an evaluation lasts, if tasks start as soon as the site's limits let them.
+
+    Of n candidates, k a task, f = floor(n / k) tasks are full and last F seconds; what is left of
+    the candidates, r = n - f k, goes into a task of R seconds, the last to start. With a tasks at
+    once that is max(ceil(f / a) F, floor(f / a) F + R), the second term only where r > 0.
+    """
     if site.executor == "local":
         turns = math.ceil(part.candidates / max(part.workers, 1))
         return speed.start + turns * speed.candidate_seconds(part.answers)
-    waves = math.ceil(part.tasks / at_once(site))
-    return waves * task_seconds(speed, part.answers, site)
+    size, slots = site.candidates_per_task, at_once(site)
+    whole, rest = divmod(part.candidates, size)
+    full = task_seconds(speed, size, part.answers, site)
+    last = task_seconds(speed, rest, part.answers, site)
+    return max(math.ceil(whole / slots) * full, whole // slots * full + last if rest else 0.0)
 
 
 def at_once(site: SiteConfig) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,23 +16,22 @@ from l2s_hpc.controller.forecast import (
     forecast,
     speed_from,
     stage,
+    stages,
     within_budget,
 )
-from l2s_hpc.controller.resolve import Resolved
-from l2s_hpc.errors import Unreachable, UserError
+from l2s_hpc.controller.memory import Need, as_json, check_memory, memory_notes
+from l2s_hpc.controller.packing import advice
+from l2s_hpc.controller.resolve import Resolved, engine_of
+from l2s_hpc.errors import Unreachable
 from l2s_hpc.recipes.genes import base_name
 from l2s_hpc.recipes.methods import method
-from l2s_hpc.recipes.models import merged_tensors
+from l2s_hpc.recipes.placement import placement
 from l2s_hpc.store.layout import RunPaths, safe_name
+
+__all__ = ["check_memory", "plan"]
 
 _BYTES_PER_TOKEN = 1.3
 """Stored bytes per generated token, outputs and scores together, measured on the toy family."""
-
-_BYTES_PER_PARAMETER = 2
-_RESERVE = 0.2
-"""Share of a GPU that is left for activations and the cache of keys and values."""
-
-_LARGE_GB = 16
 
 
 def plan(resolved: Resolved, paths: RunPaths) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def plan(resolved: Resolved, paths: RunPaths) -> dict[str, Any]:
     """
     config, site = resolved.config, resolved.site
     safe_name(config.name)
-    weights = check_memory(resolved)
+    memory = check_memory(resolved)
     first = first_generation(resolved)
     counts = first.counts
     speed = speed_from(paths.folder, resolved.evaluations["search"].protocol.hash)
@@ -60,12 +58,14 @@ def plan(resolved: Resolved, paths: RunPaths) -> dict[str, Any]:
         "method": config.merge.method,
         "tested": method(config.merge.method).tested,
         "models": _models(resolved),
-        "merged_weights_gb": round(weights, 3),
+        "memory": as_json(memory, site),
+        "placement": placement(resolved.models, site, memory.weights, memory.cache),
         "genes": _genes(resolved),
         "liveness": resolved.liveness,
         "objectives": list(config.objectives),
         "constraints": list(config.constraints),
         "items": {split: _by_benchmark(resolved, split) for split in resolved.evaluations},
+        "engine": _engine(resolved),
         "protocol": resolved.evaluations["search"].protocol.model_dump(mode="json"),
         "first_generation": [
             {"candidate": recipe.candidate, "genome": list(genome)}
@@ -75,48 +75,16 @@ def plan(resolved: Resolved, paths: RunPaths) -> dict[str, Any]:
         "candidates": counts.search,
         "candidates_after_search": counts.final,
         "answers": answers,
-        "largest_output_bytes": int(
-            sum(answers.values()) * config.protocol.max_tokens * _BYTES_PER_TOKEN
-        ),
+        "largest_output_bytes": int(_most_tokens(resolved, answers) * _BYTES_PER_TOKEN),
         "tasks_of_first_generation": stage(counts.first, 0, site).tasks,
         "tasks": _tasks(site, counts),
+        "candidates_per_task": advice(site, speed, stages(resolved, counts)),
         "gpu_hours": None if cost is None else round(cost.total, 3),
         "cost": _cost(cost, speed),
         "budget": within_budget(config, counts, cost),
-        "notes": [*_notes(resolved, weights), *_time_notes(site, cost)],
+        "notes": [*_notes(resolved, memory), *_time_notes(site, cost)],
         "sbatch": _sbatch(resolved, paths, stage(counts.first, 0, site).tasks),
     }
-
-
-def merged_gigabytes(resolved: Resolved) -> float:
-    """Return the size of the merged model's weights in bfloat16, in GB."""
-    total = 0
-    for name in merged_tensors(resolved.models):
-        shapes = [m.tensors[name].shape for m in resolved.models.values() if name in m.tensors]
-        total += max(math.prod(shape) for shape in shapes)
-    return total * _BYTES_PER_PARAMETER / 1e9
-
-
-def check_memory(resolved: Resolved) -> float:
-    """Refuse a model that does not fit into one GPU: a candidate has one, and no more.
-
-    Returns:
-        The size of the merged weights in GB.
-
-    Raises:
-        UserError: they need more than the site's GPUs have.
-    """
-    weights, site = merged_gigabytes(resolved), resolved.site
-    room = site.gpu_memory * (1 - _RESERVE)
-    if site.device == "cuda" and site.gpu_memory and weights > room:
-        raise UserError(
-            f"the merged model has {weights:.1f} GB of weights in bfloat16, and of "
-            f"site.gpu_memory = {site.gpu_memory:g} GB only {room:.1f} GB are for weights "
-            f"({_RESERVE:.0%} are left for the cache of keys and values)",
-            hint="a candidate uses one GPU: search smaller models, or use GPUs with at least "
-            f"{math.ceil(weights / (1 - _RESERVE))} GB",
-        )
-    return weights
 
 
 def _models(resolved: Resolved) -> list[dict[str, Any]]:
@@ -164,6 +132,24 @@ def _answers(resolved: Resolved, counts: Counts) -> dict[str, int]:
     }
 
 
+def _most_tokens(resolved: Resolved, answers: dict[str, int]) -> int:
+    """Return the tokens of all answers, if each uses its whole budget."""
+    total = 0
+    for name, evaluation in resolved.evaluations.items():
+        budgets = [evaluation.protocol.budget(item.benchmark) for item in evaluation.items]
+        total += answers[name] * sum(budgets) // max(len(budgets), 1)
+    return total
+
+
+def _engine(resolved: Resolved) -> dict[str, Any]:
+    """Return the engine of a run, what is fixed of it, and why it is this one."""
+    site, protocol = resolved.site, resolved.evaluations["search"].protocol
+    why = f'site.engine = "{site.engine}"'
+    if site.engine != engine_of(site):
+        why += f', site.device = "{site.device}"'
+    return {"name": protocol.engine, "why": why, "fixed": protocol.engine_settings}
+
+
 def _tasks(site: SiteConfig, counts: Counts) -> dict[str, Any]:
     """Return how generations become tasks, and say it in a sentence."""
     found = {
@@ -201,26 +187,22 @@ def _cost(cost: Forecast | None, speed: Speed | None) -> dict[str, Any] | None:
     }
 
 
-def _notes(resolved: Resolved, weights: float) -> list[str]:
+def _notes(resolved: Resolved, memory: Need) -> list[str]:
     """Return what a user should know before submitting."""
-    config, site = resolved.config, resolved.site
-    notes = []
+    config, site, notes = resolved.config, resolved.site, []
     if not method(config.merge.method).tested:
         notes.append(f"the method {config.merge.method} is untested here: try --smoke first")
     for name, value in resolved.space.frozen.items():
         notes.append(f"the gene {name} changes nothing; it is frozen at {value:g}")
     context = max(m.config.get("max_position_embeddings", 0) for m in resolved.models.values())
-    if config.protocol.max_tokens >= context:
-        notes.append(
-            f"protocol.max_tokens = {config.protocol.max_tokens} does not fit into the context of "
-            f"{context} tokens: answers would be cut earlier"
-        )
-    if site.device == "cuda" and not site.gpu_memory and weights > _LARGE_GB:
-        notes.append(
-            f"the merged model has {weights:.0f} GB of weights and a candidate uses one GPU: set "
-            "site.gpu_memory, and plan says whether it fits"
-        )
-    return notes + _allocation_notes(site)
+    budgets = {f"protocol.budgets.{name}": n for name, n in config.protocol.budgets.items()}
+    for name, budget in ({"protocol.max_tokens": config.protocol.max_tokens} | budgets).items():
+        if budget >= context:
+            notes.append(
+                f"{name} = {budget} does not fit into the context of {context} tokens: answers "
+                "would be cut earlier"
+            )
+    return notes + memory_notes(resolved, memory) + _allocation_notes(site)
 
 
 def _allocation_notes(site: SiteConfig) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from l2s_hpc.cluster.resources import (
     wanted_gres,
 )
 from l2s_hpc.config import SearchConfig, SiteConfig, load_job, load_site
+from l2s_hpc.controller import memory
 from l2s_hpc.controller import plan as planning
 from l2s_hpc.controller.forecast import (
     Counts,
@@ -197,9 +199,11 @@ class TestForecast:
         assert found.report * 3600 == pytest.approx(6 * 60 + 11 * (30 + 200 * 2))
         assert found.total == pytest.approx(sum(found.generations) + found.selection + found.report)
         assert found.longest_task == 60 + 2 * (30 + 200 * 2)
-        # Ten tasks, five at once: two waves; then one wave each, but two for six tasks.
+        # Ten tasks, five at once: two waves; then one wave each; of six tasks for eleven candidates
+        # the last has one candidate and waits for one of the five.
         search = (2 + 1 + 1) * (60 + 2 * each)
-        final = 2 * (60 + 2 * (30 + 100 * 2)) + 2 * (60 + 2 * (30 + 200 * 2))
+        selected, reported = 30 + 100 * 2, 30 + 200 * 2
+        final = 2 * 60 + 3 * selected + 2 * 60 + 3 * reported
         assert found.hours * 3600 == pytest.approx(search + final)
 
 
@@ -287,22 +291,111 @@ class TestPlan:
         assert "#SBATCH --cpus-per-task" in found["sbatch"][0]["text"]
         assert found["sbatch"][0]["largest_array_of_cluster"] is None
 
-    def test_a_model_that_needs_several_gpus_is_refused(self, tmp_path: Path) -> None:
-        weights = planning.merged_gigabytes(toy())
-        assert weights == pytest.approx(2 * 847_488 / 1e9)
-        self.planned(tmp_path, device="cuda", gres="gpu:1", gpu_memory=weights / 0.79)
-        self.planned(tmp_path, device="cpu", gpu_memory=weights / 2)
-        with pytest.raises(UserError, match="a candidate uses one GPU") as error:
-            self.planned(tmp_path, device="cuda", gres="gpu:1", gpu_memory=weights / 0.81)
-        assert error.value.exit_code == 2
+    def test_it_says_engine_and_placement(self, tmp_path: Path) -> None:
+        found = self.planned(tmp_path, device="cuda", gres="gpu:1", gpu_memory=80)
+        assert found["engine"]["name"] == "vllm" == found["protocol"]["engine"]
+        assert found["engine"]["why"] == 'site.engine = "auto", site.device = "cuda"'
+        assert found["engine"]["fixed"]["max_num_seqs"] == 256
+        assert found["placement"].startswith("parents on the GPU: ")
+        other = self.planned(tmp_path, device="cpu", engine="vllm", threads=1)
+        assert other["engine"]["why"] == 'site.engine = "vllm"'
+        assert other["engine"]["fixed"]["threads"] == 1
 
-    def test_large_weights_are_noted_where_the_gpu_is_not_known(
+    def test_weights_and_cache_must_fit_into_one_gpu(self, tmp_path: Path) -> None:
+        weights = memory.merged_gigabytes(toy())
+        assert weights == pytest.approx(2 * 847_488 / 1e9)
+        # Four layers, keys and values, two heads of 32 numbers, two bytes each.
+        assert memory.token_bytes(toy()) == 4 * 2 * 2 * 32 * 2
+        need = weights + 1024 * 262_144 / 1e9
+        self.planned(tmp_path, device="cuda", gres="gpu:1", gpu_memory=need / 0.899)
+        self.planned(tmp_path, device="cpu", gpu_memory=weights / 2)
+        with pytest.raises(UserError, match=r"0\.3 GB of keys and values") as error:
+            self.planned(tmp_path, device="cuda", gres="gpu:1", gpu_memory=need / 0.901)
+        assert error.value.exit_code == 2
+        # The hint's number of tokens is one with which it fits.
+        tokens = int(re.findall(r"kv_cache_tokens to at most (\d+)", error.value.hint or "")[0])
+        assert tokens % 32 == 0 and 261_000 < tokens < 262_144
+        vllm = {"kv_cache_tokens": tokens}
+        self.planned(tmp_path, device="cuda", gres="gpu:1", gpu_memory=need / 0.901, vllm=vllm)
+
+    def test_without_room_for_one_answer_fewer_tokens_are_no_help(self, tmp_path: Path) -> None:
+        weights = memory.merged_gigabytes(toy())
+        with pytest.raises(UserError) as error:
+            self.planned(tmp_path, device="cuda", gres="gpu:1", gpu_memory=weights / 0.89)
+        hint = error.value.hint or ""
+        assert "kv_cache_tokens" not in hint
+        assert "search smaller models, or use GPUs with at least 1 GB" in hint
+
+    def test_an_engine_without_a_pinned_cache_keeps_a_larger_reserve(self, tmp_path: Path) -> None:
+        weights = memory.merged_gigabytes(toy())
+        gpu = {"device": "cuda", "gres": "gpu:1", "engine": "transformers"}
+        found = self.planned(tmp_path, **gpu, gpu_memory=weights / 0.79)
+        assert found["memory"]["kv_cache_gb"] == 0
+        with pytest.raises(UserError, match="20% are left for all else, the cache of keys"):
+            self.planned(tmp_path, **gpu, gpu_memory=weights / 0.81)
+
+    def test_a_real_model_in_numbers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Qwen2.5-7B: 28 layers, 4 heads of keys and values, 128 numbers a head."""
+        shape = {"num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
+        shape["hidden_size"] = 3584
+        monkeypatch.setattr(memory, "merged_config", lambda models, tokenizer: shape)
+        assert memory.token_bytes(toy()) == 57_344
+        monkeypatch.setattr(memory, "merged_config", lambda *_: shape | {"head_dim": 64})
+        assert memory.token_bytes(toy()) == 28_672
+
+    def test_a_cache_too_small_for_one_answer_is_noted(self, tmp_path: Path) -> None:
+        settings = {"device": "cuda", "gres": "gpu:1"}
+        longest = sum(memory.longest_answer(toy()))
+        enough = self.planned(tmp_path, **settings, vllm={"kv_cache_tokens": 1024})
+        assert longest < 1024 and not enough["notes"]
+        found = self.planned(
+            tmp_path,
+            "protocol.budgets={toy_hard=1000}",
+            **settings,
+            vllm={"kv_cache_tokens": 1024},
+        )
+        assert any(
+            "kv_cache_tokens = 1024 cannot hold one longest answer: 1000 generated tokens" in note
+            for note in found["notes"]
+        )
+        assert any("protocol.budgets.toy_hard = 1000 does not fit" in n for n in found["notes"])
+
+    def test_large_models_are_noted_where_the_gpu_is_not_known(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(planning, "merged_gigabytes", lambda resolved: 29.5)
+        monkeypatch.setattr(memory, "merged_gigabytes", lambda resolved: 29.5)
         notes = self.planned(tmp_path, device="cuda", gres="gpu:1")["notes"]
-        assert any("30 GB of weights" in note and "site.gpu_memory" in note for note in notes)
+        assert any(
+            "29.5 GB of weights in bfloat16 and 0.3 GB of keys" in note
+            and "site.gpu_memory" in note
+            for note in notes
+        )
         assert not self.planned(tmp_path, device="cpu")["notes"]
+
+    def test_budgets_bound_the_outputs(self, tmp_path: Path) -> None:
+        whole = self.planned(tmp_path)["largest_output_bytes"]
+        part = self.planned(tmp_path, "protocol.budgets={toy_hard=115}")["largest_output_bytes"]
+        assert part == pytest.approx(whole * 7 / 8, rel=1e-6)
+
+    def test_candidates_per_task_are_proposed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        small = [f"splits.{name}.max_items=1" for name in ("search", "selection", "report")]
+        settings: dict[str, Any] = {"throttle": 4, "candidates_per_task": 1}
+        found = self.planned(tmp_path, *small, **settings)["candidates_per_task"]
+        assert found["proposed"] is None and not found["compared"]
+        assert "`l2s plan --probe` or `l2s run --smoke`" in found["meaning"]
+        monkeypatch.setattr(planning, "speed_from", lambda folder, protocol: SPEED)
+        found = self.planned(tmp_path, *small, **settings)["candidates_per_task"]
+        ours, best = found["compared"]
+        # Ten candidates, 60 s of start, 30 + 4 * 2 = 38 s each; four at once.
+        assert (ours["choice"], ours["candidates_per_task"], ours["tasks"]) == ("site", 1, 10)
+        assert ours["generation_minutes"] == pytest.approx(3 * 98 / 60, abs=0.01)
+        assert ours["start_share"] == pytest.approx(600 / 980, abs=0.001)
+        assert (best["choice"], found["proposed"], best["tasks"]) == ("proposed", 3, 4)
+        assert best["generation_minutes"] == pytest.approx((60 + 3 * 38) / 60, abs=0.01)
+        assert best["start_share"] == pytest.approx(240 / 620, abs=0.001)
+        assert found["meaning"] == "1; 3 is proposed, where 4 tasks can run at once"
 
     def test_a_task_that_would_be_cut(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,8 @@ from l2s_hpc.analysis.charts import front_chart, front_points, gene_chart, hyper
 from l2s_hpc.analysis.page import POLICY, el, page
 from l2s_hpc.analysis.placement import PLACES, Mark, place
 from l2s_hpc.analysis.report import save_front_png, save_front_svg, write_report
+from l2s_hpc.analysis.settings import settings
+from l2s_hpc.store.files import read_json, write_json
 
 from .test_analysis_builder import HOSTILE, IDS, SmallRun, complete
 
@@ -147,6 +149,42 @@ def test_an_unfinished_run_has_a_report(tmp_path: Path, stage: str) -> None:
     assert "not looked at yet" in text or stage == "selection"
     assert "NaN" not in text
     assert "None" not in text
+
+
+def test_nodes_are_compared(tmp_path: Path) -> None:
+    small = SmallRun(tmp_path / "run")
+    small.search(generations=1)
+    for number, path in enumerate(sorted((tmp_path / "run" / "receipts").rglob("*.json"))):
+        usage = {"tokens_per_second": 11_234.5, "gpu_idle": 0.0625, "peak_gpu_gb": 31.25}
+        prints = "0123456789" if number else HOSTILE
+        told = {"host": f"n{number}", "usage": usage, "fingerprint": prints, "device": "H100 <i>"}
+        write_json(path, read_json(path) | told)
+    run = open_run(tmp_path / "run")
+    seen = Page(write_report(run, tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "took 24.0 s of device time, 4.0 s each (6.2% of it idle)" in seen.text
+    assert (
+        "node device candidates tokens/s GPU idle GPU peak merge generate canary's answer n0 "
+        "H100 <i> 1 11,234 6.2% 31.2 GB 1.00 s 3.00 s merge: <" in seen.text
+    )
+    assert "Node n0 answers the canary differently from the 5 other nodes" in seen.text
+    assert "i" not in {tag for tag, attributes in seen.tags if not attributes}
+
+
+def test_what_no_node_tells_has_no_column(report: str, run: Run) -> None:
+    text = Page(report).text
+    assert "node device candidates merge generate node1 cpu 17 1.00 s 3.00 s" in text
+    assert "of it idle" not in text
+    assert len(run.receipts()) == 17
+
+
+def test_the_engine_is_the_protocols(tmp_path: Path) -> None:
+    small = SmallRun(tmp_path / "run")
+    info = read_json(small.paths.run_json)
+    info["site"]["engine"] = "auto"
+    info["science"]["protocol.engine"] = "vllm"
+    write_json(small.paths.run_json, info)
+    text = Page(settings(open_run(tmp_path / "run"))).text
+    assert " engine vllm " in text and "auto" not in text
 
 
 def test_the_picture_needs_no_browser(run: Run, tmp_path: Path) -> None:

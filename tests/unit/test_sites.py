@@ -37,9 +37,9 @@ HEAD = """\
 
 ONE_GPU = ("--gres=gpu:1", "--cpus-per-task=8", "--mem=64G", "--nodes=1", "--requeue")
 SBATCH: dict[str, tuple[str, ...]] = {
-    "gpu": (*ONE_GPU, "--partition=gpu", "--time=240", "--array=0-6%7"),
+    "gpu": (*ONE_GPU, "--partition=gpu", "--time=240", "--array=0-3%4"),
     "whole-nodes": ("--gres=gpu:4", "--cpus-per-task=32", "--mem=0", "--exclusive", "--requeue"),
-    "preemptible": (*ONE_GPU, "--partition=preempt", "--time=60", "--array=0-13%14"),
+    "preemptible": (*ONE_GPU, "--partition=preempt", "--time=60", "--array=0-6%7"),
     "apptainer": (*ONE_GPU, "--partition=gpu", "--time=240"),
     "offline": (*ONE_GPU, "--partition=gpu", "--time=240"),
     "no-accounting": (*ONE_GPU, "--partition=gpu"),

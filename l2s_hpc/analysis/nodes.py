@@ -1,0 +1,132 @@
+"""The nodes of a run side by side: how fast, how busy, and whether they answer alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from l2s_hpc.records import Receipt
+
+PHASES = ("start", "merge", "load", "canary", "generate", "grade", "write")
+"""The phases of an attempt in their order; a node may name others."""
+
+_OF_WORKER = ("start", "canary")
+"""Phases that a warm worker goes through in no time."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the accepted tables of one node tell. What its engine cannot tell is None.
+
+    Attributes:
+        candidates: how many score tables it made.
+        tokens_per_second, gpu_idle, batch_occupancy: medians over these; the last two are shares.
+        peak_gpu_gb, peak_host_gb: the highest of all, in 1e9 bytes.
+        seconds: by phase, the median over the tables; of `start` and `canary` over those tables
+            before which a worker started.
+        fingerprints: what its engines answered the canary, the most frequent first; none where
+            the engine has no canary.
+    """
+
+    host: str
+    device: str
+    candidates: int
+    tokens_per_second: float | None
+    gpu_idle: float | None
+    batch_occupancy: float | None
+    peak_gpu_gb: float | None
+    peak_host_gb: float | None
+    seconds: dict[str, float]
+    fingerprints: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The most frequent answer to the canary; empty where there is none."""
+        return self.fingerprints[0] if self.fingerprints else ""
+
+
+def nodes(receipts: Iterable[Receipt]) -> list[Node]:
+    """Return the nodes that receipts name, by device and host."""
+    found: dict[tuple[str, str], list[Receipt]] = {}
+    for receipt in receipts:
+        found.setdefault((receipt.device, receipt.host), []).append(receipt)
+    return [_node(*key, found[key]) for key in sorted(found)]
+
+
+def differences(found: Sequence[Node]) -> list[str]:
+    """Return a sentence for each node whose engine answers unlike the others of its device.
+
+    Nothing is refused for it: greedy answers may differ between cards that should be equal, and
+    whoever compares their candidates has to know.
+    """
+    said = [
+        f"Node {node.host} has answered the canary in {len(node.fingerprints)} ways: its own "
+        "results may not be comparable with each other."
+        for node in found
+        if len(node.fingerprints) > 1
+    ]
+    for device in dict.fromkeys(node.device for node in found):
+        said += _differences([n for n in found if n.device == device and n.fingerprint])
+    return said
+
+
+def _differences(peers: Sequence[Node]) -> list[str]:
+    """Compare nodes of one device."""
+    votes = Counter(node.fingerprint for node in peers)
+    if len(votes) < 2:
+        return []
+    usual, most = votes.most_common(1)[0]
+    if 2 * most <= len(peers):
+        hosts = ", ".join(node.host for node in peers)
+        return [
+            f"The {len(peers)} nodes with {peers[0].device} answer the canary in {len(votes)} "
+            f"ways, none of them that of most: results of {hosts} may not be comparable; not "
+            "refused."
+        ]
+    others = len(peers) - 1
+    word = "the other node" if others == 1 else f"the {others} other nodes"
+    whom = word if most == others else f"{most} of {word}"
+    return [
+        f"Node {node.host} answers the canary differently from {whom} with the same device "
+        f"({node.device}): its results may not be comparable; not refused."
+        for node in peers
+        if node.fingerprint != usual
+    ]
+
+
+def _node(device: str, host: str, receipts: Sequence[Receipt]) -> Node:
+    def usage(name: str) -> list[float]:
+        return [receipt.usage[name] for receipt in receipts if name in receipt.usage]
+
+    def middle(name: str) -> float | None:
+        return median(values) if (values := usage(name)) else None
+
+    prints = Counter(receipt.fingerprint for receipt in receipts if receipt.fingerprint)
+    return Node(
+        host=host,
+        device=device,
+        candidates=len(receipts),
+        tokens_per_second=middle("tokens_per_second"),
+        gpu_idle=middle("gpu_idle"),
+        batch_occupancy=middle("batch_occupancy"),
+        peak_gpu_gb=max(usage("peak_gpu_gb"), default=None),
+        peak_host_gb=max(usage("peak_host_gb"), default=None),
+        seconds=_seconds(receipts),
+        fingerprints=tuple(name for name, _ in prints.most_common()),
+    )
+
+
+def _seconds(receipts: Sequence[Receipt]) -> dict[str, float]:
+    there = dict.fromkeys(phase for receipt in receipts for phase in receipt.seconds)
+    ordered = [p for p in PHASES if p in there] + [p for p in there if p not in PHASES]
+    return {phase: _median(phase, receipts) for phase in ordered}
+
+
+def _median(phase: str, receipts: Sequence[Receipt]) -> float:
+    values = [receipt.seconds[phase] for receipt in receipts if phase in receipt.seconds]
+    if phase in _OF_WORKER:
+        longest = max(values)
+        values = [value for value in values if value >= longest / 10]
+    return median(values)
