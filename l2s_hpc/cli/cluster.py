@@ -64,8 +64,12 @@ def doctor(
         bool,
         typer.Option("--probe", help="Send one small job too, and look at a node through it."),
     ] = False,
+    node: Annotated[
+        bool,
+        typer.Option("--node", help="Look at this machine as a node, and send it two candidates."),
+    ] = False,
     wait: Annotated[
-        float, typer.Option("--wait", help="Seconds to wait for the probe job, queue included.")
+        float, typer.Option("--wait", help="Seconds for the probe job, queue included, or --node.")
     ] = 600,
     settings: SETTINGS = None,
     as_json: JSON = False,
@@ -73,26 +77,34 @@ def doctor(
     """Check whether a job can run on a site; each failure comes with its remedy."""
     from l2s_hpc.config import load_site
     from l2s_hpc.controller.resolve import find_site, load
-    from l2s_hpc.doctor import examine
-    from l2s_hpc.errors import IncompleteError
+    from l2s_hpc.doctor import examine, node_checks
+    from l2s_hpc.errors import IncompleteError, UserError
 
+    if node and (probe or job is not None):
+        raise UserError(
+            "--node looks at this machine alone: it goes with no job and not with --probe",
+            hint="l2s doctor --node --site SITE",
+        )
     if job is None:
         of_site = [s.removeprefix("site.") for s in settings or ()]
         config, chosen = None, load_site(find_site(site), of_site)
     else:
         config, chosen = load(job, site, settings or [])
-    if chosen.executor == "slurm":
+    if chosen.executor == "slurm" and not node:
         from l2s_hpc.controller.detach import enter_job
 
         enter_job()
     limit = wait if probe else None
-    # A closed terminal ends the probe job as Ctrl-C does.
+    checks = (
+        node_checks(chosen, wait, _say) if node else examine(config, chosen, folder, limit, _say)
+    )
+    # A closed terminal ends the probe job, or the self-test, as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        rows = [check.row() for check in examine(config, chosen, folder, limit, _say)]
+        rows = [check.row() for check in checks]
     except KeyboardInterrupt:
-        raise IncompleteError("interrupted; the probe job is ended") from None
+        raise IncompleteError("interrupted; what was started is ended") from None
     if as_json:
         print_json(rows)
     else:

