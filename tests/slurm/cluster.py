@@ -469,7 +469,15 @@ class SlurmCluster:
 
     def time_out(self, job: int | str) -> None:
         """The time of a running job or array element is up: SIGTERM within 30 s, then SIGKILL."""
-        self.run("scontrol", "update", f"JobId={job}", "EndTime=now")
+        for _ in range(10):
+            try:
+                self.run("scontrol", "update", f"JobId={job}", "EndTime=now")
+                return
+            except ClusterError as error:
+                # Another second began between scontrol's look at the clock and slurmctld's.
+                if "Invalid time specified" not in str(error):
+                    raise
+        raise ClusterError(f"the time of {job} cannot be cut")
 
     def preempt(self, *nodes: str) -> int:
         """An urgent job takes these nodes (default: all) from those of `main`, until `cancel`.

@@ -142,15 +142,16 @@ class Lab:
         self.slurm.wait(predicate, timeout)
 
     @contextlib.contextmanager
-    def frozen(self) -> Iterator[Frozen]:
-        """Freeze a task that has made a chunk and lacks two, until the end of the block.
+    def frozen(self, chunks: int = 1) -> Iterator[Frozen]:
+        """Freeze a task that has made so many chunks and lacks two, until the end of the block.
 
-        The lab must be made with a `chunk_delay`: a task that wakes up needs more than that.
+        The lab must be made with a `chunk_delay`: a task that wakes up needs more than that. Of its
+        last chunk it may not know yet itself.
         """
         found: list[Frozen] = []
 
         def look() -> bool:
-            found[:] = self._freeze()
+            found[:] = self._freeze(chunks)
             return bool(found)
 
         self.wait(look)
@@ -160,7 +161,7 @@ class Lab:
         finally:
             task.go_on()
 
-    def _freeze(self) -> list[Frozen]:
+    def _freeze(self, chunks: int) -> list[Frozen]:
         """Freeze tasks one after another, until one is as it should be; the others go on."""
         for job in self.running():
             processes = self.slurm.tasks(job.id)
@@ -170,8 +171,9 @@ class Lab:
             for process in processes:
                 self.wait(lambda p=process: p.stopped() or not p.alive())
             for attempt in self.state().live_attempts():
-                between = self.owned(attempt) and 1 <= self.paths(attempt).chunks() <= CHUNKS - 2
-                if processes and self.on(attempt, job) and between:
+                if not (processes and self.on(attempt, job) and self.owned(attempt)):
+                    continue
+                if chunks <= self.paths(attempt).chunks() <= CHUNKS - 2:
                     return [Frozen(job, attempt, processes)]
             for process in processes:
                 process.send(signal.SIGCONT)

@@ -89,7 +89,8 @@ def test_the_time_limit_keeps_finished_chunks(slurm: SlurmCluster, tmp_path: Pat
     # Longer than Slurm takes from waking the task up to warning it.
     lab = make_lab(slurm, tmp_path, node={"chunk_delay": 4.0})
     controller = lab.begin()
-    with ended(controller), lab.frozen() as task:
+    # The first chunk is done with when the second one is seen.
+    with ended(controller), lab.frozen(chunks=2) as task:
         slurm.time_out(task.job.id)
         lab.set_nodes()
         end(controller)
