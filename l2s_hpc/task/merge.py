@@ -22,7 +22,7 @@ from l2s_hpc.task import blocks
 from l2s_hpc.task.engines import EngineError, MergeError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_NODE_FAULTS = (torch.OutOfMemoryError, torch.AcceleratorError)
+_NODE_FAULTS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 """What a device raises that is no fault of the recipe."""
 
 
@@ -97,6 +97,8 @@ def _merge_one(
     except _NODE_FAULTS as error:
         raise EngineError(f"the device fails at the merge of {name}: {error}") from error
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise EngineError(f"no memory for the merge of {name}: {error}") from error
         raise MergeError(f"mergekit cannot merge {name}: {error}") from error
 
 

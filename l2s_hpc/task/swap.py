@@ -82,7 +82,7 @@ def _write(model: Any, tensors: Iterator[tuple[str, torch.Tensor]]) -> list[str]
     for _ in tensors:
         pass
     every = {name for name, _ in model.named_parameters()}
-    return sorted(every - set(written or every))[:3]
+    return sorted(every - (every if written is None else set(written)))[:3]
 
 
 def _repack_tied_head(model: Any) -> None:

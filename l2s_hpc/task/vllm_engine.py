@@ -68,9 +68,7 @@ class VllmEngine:
         try:
             self._parents.read()
             self._llm = start_vllm(protocol, models, first, cache, share)
-            folder = models[protocol.tokenizer].folder
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self.fingerprint = self._check_swap(first, models)
+            self._begin(first, models)
         except EngineError:
             self._parents.close()
             raise
@@ -78,6 +76,17 @@ class VllmEngine:
         self.versions = {"vllm": vllm_version()} | {
             name: version(name) for name in ("torch", "transformers", "mergekit")
         }
+
+    def _begin(self, first: Model, models: Mapping[str, Model]) -> None:
+        """Check the engine that has started; where it fails, it stays in this process."""
+        try:
+            folder = models[self._protocol.tokenizer].folder
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self.fingerprint = self._check_swap(first, models)
+        except EngineStartError:
+            raise
+        except (EngineError, *_FAULTS) as error:
+            raise EngineStartError(f"the engine fails at its first swap: {error}") from error
 
     def load(self, recipe: Recipe) -> Mapping[str, float]:
         """Merge a candidate into the live model; see `Engine.load`."""

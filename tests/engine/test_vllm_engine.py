@@ -18,7 +18,7 @@ from l2s_hpc.recipes.models import EMBEDDING, HEAD
 from l2s_hpc.recipes.recipe import average, single_model
 from l2s_hpc.records import Recipe
 from l2s_hpc.task import vllm_engine
-from l2s_hpc.task.engines import EngineError, Generated
+from l2s_hpc.task.engines import EngineError, EngineStartError, Generated
 from l2s_hpc.task.vllm_engine import VllmEngine
 from l2s_hpc.task.vllm_start import _check_version
 from tests.engine.common import (
@@ -327,6 +327,17 @@ def test_the_canary_sees_weights_that_do_not_arrive(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("l2s_hpc.task.swap._repack_tied_head", zeroed)
     with pytest.raises(EngineError, match="the canary found that weights of '"):
+        opened()
+
+
+def test_a_start_that_fails_late_says_that_the_process_is_spoilt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(engine: VllmEngine) -> None:
+        raise RuntimeError("no blocks left")
+
+    monkeypatch.setattr(VllmEngine, "_canary", fail)
+    with pytest.raises(EngineStartError, match="fails at its first swap: no blocks left"):
         opened()
 
 
