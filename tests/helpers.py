@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +87,17 @@ def toy_protocol(**changes: Any) -> Protocol:
         "merge_device": "cpu",
     }
     return Protocol(**settings | changes)
+
+
+def doctor_node(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `l2s doctor --node` with further words."""
+    command = [sys.executable, "-m", "l2s_hpc.cli.main", "doctor", "--node", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
+    """Return what a doctor has found, by name, if it was asked with `--json`."""
+    return {row["name"]: row for row in json.loads(done.stdout)}
 
 
 def sums(count: int) -> tuple[Item, ...]:

