@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -174,6 +175,16 @@ class Failure(Record):
     def unfinished(self) -> bool:
         """Whether the attempt goes on if Slurm starts its job again."""
         return self.kind in ("interrupted", "timeout")
+
+
+WORKER_PHASES = ("start", "canary")
+"""Phases that a worker goes through once; in a warm one they take no time."""
+
+
+def cold(seconds: Sequence[float]) -> list[float]:
+    """Return those of some attempts' `WORKER_PHASES` that belong to a worker that started."""
+    longest = max(seconds, default=0.0)
+    return [value for value in seconds if value >= longest / 10]
 
 
 class Receipt(Record):

@@ -7,13 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from l2s_hpc.records import Receipt
+from l2s_hpc.records import WORKER_PHASES, Receipt, cold
 
 PHASES = ("start", "merge", "load", "canary", "generate", "grade", "write")
 """The phases of an attempt in their order; a node may name others."""
-
-_OF_WORKER = ("start", "canary")
-"""Phases that a warm worker goes through in no time."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,4 @@ def _seconds(receipts: Sequence[Receipt]) -> dict[str, float]:
 
 def _median(phase: str, receipts: Sequence[Receipt]) -> float:
     values = [receipt.seconds[phase] for receipt in receipts if phase in receipt.seconds]
-    if phase in _OF_WORKER:
-        longest = max(values)
-        values = [value for value in values if value >= longest / 10]
-    return median(values)
+    return median(cold(values) if phase in WORKER_PHASES else values)

@@ -19,13 +19,12 @@ from l2s_hpc.controller.smoke import smoke_runs
 from l2s_hpc.errors import DamageError
 from l2s_hpc.recipes.genes import Genome
 from l2s_hpc.recipes.recipe import make_recipe
-from l2s_hpc.records import Receipt, Recipe
+from l2s_hpc.records import WORKER_PHASES, Receipt, Recipe, cold
 from l2s_hpc.search.evolve import Evolution
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import read_state
 
-_OF_WORKER = ("start", "canary")
 _OF_ANSWERS = ("generate", "grade", "write")
 
 
@@ -138,16 +137,14 @@ def _receipts(folder: Path) -> list[Receipt]:
 
 
 def _speed(receipts: Sequence[Receipt], places: tuple[str, ...]) -> Speed:
-    starts = [sum(r.seconds.get(phase, 0.0) for phase in _OF_WORKER) for r in receipts]
-    # In a warm worker a start takes no time; those are not what a worker's start costs.
-    cold = [seconds for seconds in starts if seconds > max(starts) / 10]
+    starts = [sum(r.seconds.get(phase, 0.0) for phase in WORKER_PHASES) for r in receipts]
     fixed = [
-        sum(s for phase, s in r.seconds.items() if phase not in (*_OF_WORKER, *_OF_ANSWERS))
+        sum(s for phase, s in r.seconds.items() if phase not in (*WORKER_PHASES, *_OF_ANSWERS))
         for r in receipts
     ]
     answers = [sum(r.seconds.get(phase, 0.0) for phase in _OF_ANSWERS) / r.rows for r in receipts]
     return Speed(
-        start=median(cold) if cold else 0.0,
+        start=median(cold(starts)),
         candidate=median(fixed),
         answer=median(answers),
         receipts=len(receipts),

@@ -9,11 +9,8 @@ from typing import Any
 from l2s_hpc.config import SiteConfig
 from l2s_hpc.controller.resolve import Resolved, engine_of
 from l2s_hpc.errors import UserError
-from l2s_hpc.recipes.models import merged_config, merged_tensors
+from l2s_hpc.recipes import models
 from l2s_hpc.recipes.placement import SPARE
-
-_BYTES = 2
-"""Of one number in bfloat16."""
 
 _SPARE_WITH_CACHE = 0.2
 """Share of a GPU that is left free where the engine pins no cache of keys and values: that has to
@@ -76,20 +73,13 @@ def need(resolved: Resolved) -> Need:
 
 def merged_gigabytes(resolved: Resolved) -> float:
     """Return the size of the merged model's weights in bfloat16, in GB."""
-    total = 0
-    for name in merged_tensors(resolved.models):
-        shapes = [m.tensors[name].shape for m in resolved.models.values() if name in m.tensors]
-        total += max(math.prod(shape) for shape in shapes)
-    return total * _BYTES / 1e9
+    return models.merged_bytes(resolved.models) / 1e9
 
 
 def token_bytes(resolved: Resolved) -> int:
     """Return the bytes of one token's keys and values in all layers, in bfloat16."""
-    config = merged_config(resolved.models, resolved.evaluations["search"].protocol.tokenizer)
-    heads = config.get("num_attention_heads") or 1
-    head_size = config.get("head_dim") or config.get("hidden_size", 0) // heads
-    key_heads = config.get("num_key_value_heads") or heads
-    return int(config.get("num_hidden_layers", 0) * 2 * key_heads * head_size * _BYTES)
+    tokenizer = resolved.evaluations["search"].protocol.tokenizer
+    return models.token_bytes(models.merged_config(resolved.models, tokenizer))
 
 
 def check_memory(resolved: Resolved) -> Need:

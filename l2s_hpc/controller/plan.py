@@ -28,8 +28,6 @@ from l2s_hpc.recipes.methods import method
 from l2s_hpc.recipes.placement import placement
 from l2s_hpc.store.layout import RunPaths, safe_name
 
-__all__ = ["check_memory", "plan"]
-
 _BYTES_PER_TOKEN = 1.3
 """Stored bytes per generated token, outputs and scores together, measured on the toy family."""
 

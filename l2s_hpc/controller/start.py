@@ -12,7 +12,7 @@ from typing import Any
 
 from l2s_hpc.config import OPERATIONAL, SearchConfig, SiteConfig, flatten, validate
 from l2s_hpc.controller.executors import check_executor, make_executor
-from l2s_hpc.controller.plan import check_memory
+from l2s_hpc.controller.memory import check_memory
 from l2s_hpc.controller.resolve import Resolved, model_sources, resolve
 from l2s_hpc.controller.step import Controller
 from l2s_hpc.errors import IncompleteError, UserError

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
 _SAMPLES, _SAMPLE_BYTES = 16, 65_536
+_BFLOAT16 = 2
+"""Bytes of one number."""
+
 _SHAPE_KEYS = (
     "architectures",
     "model_type",
@@ -196,6 +200,27 @@ def merged_tensors(models: Mapping[str, Model]) -> list[str]:
         names.remove(HEAD)
         names.insert(names.index(EMBEDDING) + 1, HEAD)
     return names
+
+
+def merged_shapes(models: Mapping[str, Model]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the merged model's tensors, in the order of `merged_tensors`."""
+    return {
+        name: next(model for model in models.values() if name in model.tensors).tensors[name].shape
+        for name in merged_tensors(models)
+    }
+
+
+def merged_bytes(models: Mapping[str, Model]) -> int:
+    """Return the size of the merged model's weights in bfloat16."""
+    return _BFLOAT16 * sum(map(math.prod, merged_shapes(models).values()))
+
+
+def token_bytes(config: Mapping[str, Any]) -> int:
+    """Return the bytes of one token's keys and values in all layers, in bfloat16."""
+    heads = config.get("num_attention_heads") or 1
+    head_size = config.get("head_dim") or config.get("hidden_size", 0) // heads
+    key_heads = config.get("num_key_value_heads") or heads
+    return int(config.get("num_hidden_layers", 0) * 2 * key_heads * head_size * _BFLOAT16)
 
 
 def merged_config(models: Mapping[str, Model], tokenizer: str) -> dict[str, Any]:

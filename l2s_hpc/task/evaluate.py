@@ -61,6 +61,7 @@ class Attempt:
         self._hurry = hurry or threading.Event()
         self.task = task
         self.evaluation = evaluation
+        self._protocol = evaluation.protocol.hash
         self.paths = paths.attempt(task.evaluation, task.generation, task.candidate, task.attempt)
         self.clock = Clock()
         self._owner = self.paths.owner(0)
@@ -276,10 +277,6 @@ class Attempt:
             "outputs_sha256": outputs_sha256,
             "grader": GRADER,
         }
-
-    @property
-    def _protocol(self) -> str:
-        return self.evaluation.protocol.hash
 
     def _describe(self, engine: Engine) -> None:
         """Note what a receipt says of the engine: soon it works for another candidate."""

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from l2s_hpc.task.node import job
+from l2s_hpc.task.node import job, node_path
 
 NEEDED = ("torch", "transformers", "mergekit", "math_verify")
 """Packages without which no task runs."""
@@ -79,7 +79,7 @@ def _package() -> Path:
 def _scratch(given: str) -> dict[str, Any]:
     """Say where this node keeps temporary files, and how much room is there."""
     if given:
-        path = str(Path(os.path.expandvars(given)).expanduser())
+        path = str(node_path(given))
         named = "site.scratch" + (f" = {given}" if path != given else "")
     else:
         named = next((n for n in ("SLURM_TMPDIR", "TMPDIR") if os.environ.get(n)), "")

@@ -60,6 +60,14 @@ def job() -> Job:
     )
 
 
+def node_path(text: str) -> Path:
+    """Return a folder that a site names, with this node's `$VARS` and `~`; unset ones stay."""
+    path = Path(os.path.expandvars(text))
+    with contextlib.suppress(RuntimeError):  # no such user
+        path = path.expanduser()
+    return path
+
+
 def say(text: str) -> None:
     """Write a line into the task's log; where the disk is full, the log is what matters least."""
     with contextlib.suppress(OSError):

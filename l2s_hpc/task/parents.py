@@ -21,7 +21,7 @@ import torch
 
 from l2s_hpc.errors import UserError
 from l2s_hpc.recipes.models import EMBEDDING, HEAD, Model, merged_tensors
-from l2s_hpc.recipes.placement import Placement, choose, parents_bytes
+from l2s_hpc.recipes.placement import Placement, choose, parents_bytes, room_beside
 from l2s_hpc.task.engines import EngineError
 from l2s_hpc.task.reader import CUT, PIECE, File, Near, Place, Reader, Stored, stored_in
 
@@ -72,7 +72,8 @@ class Parents:
             raise
         where = torch.device(device)
         if room is None:
-            room = int(0.9 * torch.cuda.mem_get_info(where)[0]) if where.type == "cuda" else 0
+            cuda = where.type == "cuda"
+            room = room_beside(torch.cuda.mem_get_info(where)[0], 0) if cuda else 0
         self.placement: Placement = placed or choose(where.type, parents_bytes(models), room)
         self._kept = self._keep(where)
 

@@ -8,7 +8,6 @@ Whatever goes wrong here, the originals are read instead: a full scratch fails n
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -27,7 +26,7 @@ from typing import Any
 from l2s_hpc.errors import DamageError, L2SError
 from l2s_hpc.recipes.models import Model
 from l2s_hpc.store.files import read_json, sha256_file, write_json
-from l2s_hpc.task.node import say
+from l2s_hpc.task.node import node_path, say
 
 UNUSED_DAYS = 7
 """A copy that no task has used for so long is removed."""
@@ -216,9 +215,7 @@ def _size_and_time(path: Path) -> dict[str, int]:
 
 def _open_folder(scratch: str) -> Path:
     """Return the folder of the copies, made if need be; only its owner may write there."""
-    place = Path(os.path.expandvars(scratch))
-    with contextlib.suppress(RuntimeError):  # no such user: then it is no absolute path
-        place = place.expanduser()
+    place = node_path(scratch)
     if "$" in str(place) or not place.is_absolute():
         raise DamageError(f"{place} is not an absolute path on this node")
     folder = place / _FOLDER

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from l2s_hpc.recipes.models import Model, compatibility_faults, merged_config, merged_tensors
+from l2s_hpc.recipes.models import (
+    Model,
+    compatibility_faults,
+    merged_bytes,
+    merged_config,
+    merged_shapes,
+)
 from l2s_hpc.recipes.placement import room_beside
 from l2s_hpc.records import Protocol, Recipe, short_hash
 from l2s_hpc.task.cycles import CycleGuard
@@ -54,15 +59,15 @@ class VllmEngine:
             raise EngineError("\n".join(faults))
         self._protocol = protocol
         self._where = protocol.merge_device
-        self._names = merged_tensors(models)
-        self._shapes = _shapes(models, self._names)
+        self._shapes = merged_shapes(models)
+        self._names = list(self._shapes)
         config = merged_config(models, protocol.tokenizer)
         self._context = context(protocol, config)
         self._live = ""
         self.broken = False
         self._steps = self._running = 0
         first = next(m for m in models.values() if m.tied == config["tie_word_embeddings"])
-        needs = 2 * sum(map(math.prod, self._shapes.values())) + kv_bytes(protocol, config)
+        needs = merged_bytes(models) + kv_bytes(protocol, config)
         room, share = _room(self._where, needs)
         self._parents = Parents(models, self._where, room)
         try:
@@ -310,14 +315,6 @@ class _Timed:
             return next(self._tensors)
         finally:
             self.seconds += time.perf_counter() - start
-
-
-def _shapes(models: Mapping[str, Model], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    found = {}
-    for name in names:
-        owner = next(model for model in models.values() if name in model.tensors)
-        found[name] = owner.tensors[name].shape
-    return found
 
 
 def _room(where: str, needs: int) -> tuple[int | None, float]:

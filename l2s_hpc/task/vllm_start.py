@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from l2s_hpc.recipes.models import Model, merged_config
+from l2s_hpc.recipes.models import Model, merged_config, token_bytes
 from l2s_hpc.records import Protocol, short_hash
 from l2s_hpc.store.files import write_json
 from l2s_hpc.task.engines import EngineError, EngineStartError
+from l2s_hpc.task.node import node_path
 
 _PROMPT_TOKENS = 4096
 """Room for prompts beside the longest answer, where the model's context is that long."""
@@ -75,12 +76,8 @@ def context(protocol: Protocol, config: Mapping[str, Any]) -> int:
 
 def kv_bytes(protocol: Protocol, config: Mapping[str, Any]) -> int:
     """Return the size of the cache of keys and values, in bytes."""
-    heads = int(config["num_attention_heads"])
-    head = int(config.get("head_dim") or config["hidden_size"] // heads)
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    per_token = int(config["num_hidden_layers"]) * 2 * kv_heads * head * 2
     block = int(protocol.engine_settings["block_size"])
-    return blocks(protocol) * block * per_token
+    return blocks(protocol) * block * token_bytes(config)
 
 
 def blocks(protocol: Protocol) -> int:
@@ -110,7 +107,7 @@ def _set_environment(protocol: Protocol, config: Mapping[str, Any], cache: str) 
             "NUMBA_NUM_THREADS": threads,
         }
     if cache:
-        always["VLLM_CACHE_ROOT"] = os.path.expandvars(Path(cache).expanduser())
+        always["VLLM_CACHE_ROOT"] = str(node_path(cache))
     os.environ.update(always)
 
 

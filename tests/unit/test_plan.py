@@ -40,6 +40,7 @@ from l2s_hpc.controller.plan import plan
 from l2s_hpc.controller.resolve import Resolved, resolve
 from l2s_hpc.controller.smoke import next_folder, smoke_runs
 from l2s_hpc.errors import UserError
+from l2s_hpc.recipes.models import token_bytes
 from l2s_hpc.store.layout import RunPaths
 from tests.mini import Mini, state_of, write_mini
 
@@ -334,14 +335,12 @@ class TestPlan:
         with pytest.raises(UserError, match="20% are left for all else, the cache of keys"):
             self.planned(tmp_path, **gpu, gpu_memory=weights / 0.81)
 
-    def test_a_real_model_in_numbers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_real_model_in_numbers(self) -> None:
         """Qwen2.5-7B: 28 layers, 4 heads of keys and values, 128 numbers a head."""
         shape = {"num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
         shape["hidden_size"] = 3584
-        monkeypatch.setattr(memory, "merged_config", lambda models, tokenizer: shape)
-        assert memory.token_bytes(toy()) == 57_344
-        monkeypatch.setattr(memory, "merged_config", lambda *_: shape | {"head_dim": 64})
-        assert memory.token_bytes(toy()) == 28_672
+        assert token_bytes(shape) == 57_344
+        assert token_bytes(shape | {"head_dim": 64}) == 28_672
 
     def test_a_cache_too_small_for_one_answer_is_noted(self, tmp_path: Path) -> None:
         settings = {"device": "cuda", "gres": "gpu:1"}
