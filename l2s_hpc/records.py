@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -177,14 +177,26 @@ class Failure(Record):
         return self.kind in ("interrupted", "timeout")
 
 
-WORKER_PHASES = ("start", "canary")
-"""Phases that a worker goes through once; in a warm one they take no time."""
-
-
 def cold(seconds: Sequence[float]) -> list[float]:
-    """Return those of some attempts' `WORKER_PHASES` that belong to a worker that started."""
+    """Return those of some attempts' seconds of `start` that belong to a worker that started.
+
+    In a warm one this phase takes no time.
+    """
     longest = max(seconds, default=0.0)
     return [value for value in seconds if value >= longest / 10]
+
+
+def deciding(versions: Mapping[str, str]) -> dict[str, str]:
+    """Return those of an engine's versions on which its tokens depend.
+
+    That is not Python's, not that of `transformers` where vLLM generates, and of mergekit the first
+    two numbers.
+    """
+    unread = ("python", "transformers") if "vllm" in versions else ("python",)
+    found = {name: text for name, text in sorted(versions.items()) if name not in unread}
+    if "mergekit" in found:
+        found["mergekit"] = ".".join(found["mergekit"].split(".")[:2])
+    return found
 
 
 class Receipt(Record):
@@ -194,6 +206,11 @@ class Receipt(Record):
     counts the chunks that were durable when the attempt ended; `earlier_seconds` is what those
     incarnations of the job took that Slurm ended before. `usage` says what the engine was used
     (see `task.engines.Engine.usage`); `fingerprint` is that of its canary.
+
+    `device_seconds` is for how long a device was this attempt's: from its start, or from when the
+    candidate before it in its worker let the device go, until all was generated; where nothing
+    comes after it, or it failed, until its receipt. So no second of a worker counts twice, although
+    a candidate is graded and written while the next one generates.
     """
 
     run: str
@@ -213,6 +230,7 @@ class Receipt(Record):
     ended: str
     chunks: int = 0
     earlier_seconds: float = 0.0
+    device_seconds: float | None = None
     usage: dict[str, float] = {}
     fingerprint: str = ""
     rows: int = 0
@@ -222,10 +240,22 @@ class Receipt(Record):
     failure: Failure | None = None
 
     @property
-    def lasted(self) -> float:
-        """Seconds of the attempt, earlier incarnations included; 0 where the times are none."""
+    def reserved(self) -> float:
+        """Its `device_seconds`; without them the time from start to end, 0 where that is none."""
+        if self.device_seconds is not None:
+            return self.device_seconds
         try:
             start, end = (datetime.fromisoformat(text) for text in (self.started, self.ended))
-            return self.earlier_seconds + max((end - start).total_seconds(), 0.0)
+            return max((end - start).total_seconds(), 0.0)
         except (ValueError, TypeError):
-            return self.earlier_seconds
+            return 0.0
+
+    @property
+    def lasted(self) -> float:
+        """Seconds of a device that the attempt has cost, earlier incarnations included."""
+        return self.earlier_seconds + self.reserved
+
+    @property
+    def engine(self) -> str:
+        """The versions that decide the tokens, in a line; empty where none are known."""
+        return ", ".join(f"{name} {text}" for name, text in deciding(self.versions).items())

@@ -22,7 +22,7 @@ from l2s_hpc.store.state import AttemptKey
 from l2s_hpc.task import node
 from l2s_hpc.task.engines import Engine, Generated, Tell
 from l2s_hpc.task.evaluate import Attempt, Fenced
-from l2s_hpc.task.pipeline import Ended
+from l2s_hpc.task.pipeline import Background, Ended
 from l2s_hpc.task.scripted import ScriptedEngine
 from l2s_hpc.task.worker import Interrupted, Worker
 
@@ -120,6 +120,7 @@ class Nodes:
         self._random = source
         self._later = later
         self._worker = _Worker(paths.folder)
+        self._writer = _AtOnce()
         self._hidden: dict[Path, Path] = {}
         self._order = itertools.count()
 
@@ -135,7 +136,9 @@ class Nodes:
         """
         with self._view(place, task):
             evaluation = self._evaluations[task.evaluation]
-            attempt = Attempt(self._worker.info.id, self._paths, task, evaluation)
+            attempt = Attempt(
+                self._worker.info.id, self._paths, task, evaluation, writer=self._writer
+            )
             if not attempt.claim():
                 return None
             return Work(attempt, place, attempt.paths.owners()[-1])
@@ -216,6 +219,16 @@ class _Worker(Worker):
     def _open(self, protocol: Protocol) -> Engine:
         assert self.engine is not None
         return self.engine
+
+
+class _AtOnce(Background):
+    """Writes chunks on the thread that asks for it: a simulation has no second one."""
+
+    def give(self, work: Callable[[], None]) -> None:
+        work()
+
+    def settled(self, seconds: float | None = None) -> bool:
+        return True
 
 
 class _Engine(ScriptedEngine):

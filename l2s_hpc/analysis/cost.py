@@ -13,14 +13,15 @@ from l2s_hpc.store.state import RunState
 class Cost:
     """What a run has cost.
 
-    Seconds are those of accepted attempts, one device each. The time of attempts that failed is
-    not in them: only nodes know it, and analysis reads nothing that was not accepted.
+    Seconds are those of accepted attempts. The time of attempts that failed is not in them: only
+    nodes know it, and analysis reads nothing that was not accepted.
 
     Attributes:
-        seconds: by phase (`merge`, `generate`, …), longest first.
-        evaluations: by evaluation.
-        device_hours: all of them, in hours.
-        seconds_per_candidate: mean over accepted score tables; None if there are none.
+        seconds: by phase (`merge`, `generate`, …), longest first. A candidate is graded and written
+            while the next one generates, so that all phases may be more than the device's time.
+        evaluations: seconds of a device by evaluation, see `Receipt.lasted`.
+        device_hours: all of these, in hours.
+        seconds_per_candidate: of a device, mean over accepted score tables; None if there are none.
         accepted: number of accepted score tables.
         attempts: number of attempts that were begun; failed: those that left no table for a fault
             that counts; lost: those that ended otherwise without one (interrupted, damaged, …).
@@ -64,11 +65,12 @@ def cost(state: RunState, receipts: Iterable[Receipt], references: Iterable[str]
         accepted += 1
         devices[receipt.device] = devices.get(receipt.device, 0) + 1
         if "gpu_idle" in receipt.usage:
-            idle.append((receipt.usage["gpu_idle"], sum(receipt.seconds.values())))
+            idle.append((receipt.usage["gpu_idle"], receipt.reserved))
         for phase, seconds in receipt.seconds.items():
             phases[phase] = phases.get(phase, 0.0) + seconds
-            evaluations[receipt.evaluation] = evaluations.get(receipt.evaluation, 0.0) + seconds
-    total = sum(phases.values())
+        before = evaluations.get(receipt.evaluation, 0.0)
+        evaluations[receipt.evaluation] = before + receipt.lasted
+    total = sum(evaluations.values())
     attempts = [attempt for tries in state.attempts.values() for attempt in tries]
     ended = [attempt for attempt in attempts if attempt.outcome not in ("live", "accepted")]
     asked = [candidate for generation in state.generations for candidate in generation.candidates]

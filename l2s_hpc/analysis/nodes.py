@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
-from l2s_hpc.records import WORKER_PHASES, Receipt, cold
+from l2s_hpc.records import Receipt, cold
 
-PHASES = ("start", "merge", "load", "canary", "generate", "grade", "write")
+PHASES = ("start", "merge", "load", "generate", "grade", "write")
 """The phases of an attempt in their order; a node may name others."""
 
 
@@ -21,8 +22,8 @@ class Node:
         candidates: how many score tables it made.
         tokens_per_second, gpu_idle, batch_occupancy: medians over these; the last two are shares.
         peak_gpu_gb, peak_host_gb: the highest of all, in 1e9 bytes.
-        seconds: by phase, the median over the tables; of `start` and `canary` over those tables
-            before which a worker started.
+        seconds: by phase, the median over the tables; of `start` over those tables before which a
+            worker started.
         fingerprints: what its engines answered the canary, the most frequent first; none where
             the engine has no canary.
     """
@@ -50,6 +51,37 @@ def nodes(receipts: Iterable[Receipt]) -> list[Node]:
     for receipt in receipts:
         found.setdefault((receipt.device, receipt.host), []).append(receipt)
     return [_node(*key, found[key]) for key in sorted(found)]
+
+
+def node_rows(found: Sequence[Node]) -> list[dict[str, Any]]:
+    """Return nodes for programs: all that a `Node` tells, and whether it is the odd one.
+
+    `odd` is true where its engine has answered the canary in several ways, or not as most nodes
+    with its device have (see `differences`), null where there is no canary.
+    """
+    return [
+        {
+            "node": node.host,
+            "device": node.device,
+            "fingerprint": node.fingerprint or None,
+            "odd": _is_odd(node, found),
+            "candidates": node.candidates,
+            "tokens_per_second": node.tokens_per_second,
+            "gpu_idle": node.gpu_idle,
+            "batch_occupancy": node.batch_occupancy,
+            "peak_gpu_gb": node.peak_gpu_gb,
+            "peak_host_gb": node.peak_host_gb,
+            "seconds": node.seconds,
+        }
+        for node in found
+    ]
+
+
+def _is_odd(node: Node, found: Sequence[Node]) -> bool | None:
+    if not node.fingerprint:
+        return None
+    peers = [n.fingerprint for n in found if n.device == node.device and n.fingerprint]
+    return len(node.fingerprints) > 1 or 2 * peers.count(node.fingerprint) <= len(peers)
 
 
 def differences(found: Sequence[Node]) -> list[str]:
@@ -123,4 +155,4 @@ def _seconds(receipts: Sequence[Receipt]) -> dict[str, float]:
 
 def _median(phase: str, receipts: Sequence[Receipt]) -> float:
     values = [receipt.seconds[phase] for receipt in receipts if phase in receipt.seconds]
-    return median(cold(values) if phase in WORKER_PHASES else values)
+    return median(cold(values) if phase == "start" else values)

@@ -302,7 +302,8 @@ class _Report:
 
     def _cost(self) -> Html:
         found = self._run.cost()
-        total = sum(found.seconds.values())
+        total = 3600 * found.device_hours
+        phases = sum(found.seconds.values())
         each = found.seconds_per_candidate
         words = (
             f"{found.accepted} score tables took {stretch(total)} of device time"
@@ -313,11 +314,14 @@ class _Report:
             f"Of {found.asked} genomes asked for, {found.repeats} gave a known model at no cost."
         )
         rows: list[list[Child]] = [
-            [kind, name, stretch(seconds), f"{seconds / total:.1%}" if total else "–"]
-            for kind, part in (("phase", found.seconds), ("evaluation", found.evaluations))
+            [kind, name, stretch(seconds), f"{seconds / whole:.1%}" if whole else "–"]
+            for kind, part, whole in (
+                ("phase", found.seconds, phases),
+                ("evaluation", found.evaluations, total),
+            )
             for name, seconds in part.items()
         ]
-        parts = table(["by", "", "device time", "share"], rows, {0, 1}) if rows else Html("")
+        parts = table(["by", "", "time", "share"], rows, {0, 1}) if rows else Html("")
         return join([el("h2", "Cost"), el("p", words), parts])
 
     def _nodes(self) -> Html:
@@ -326,7 +330,7 @@ class _Report:
             return Html("")
         words = (
             "Medians over the score tables of each node, peaks of memory over all of them. Start "
-            "and canary are those of workers that started; a warm one goes on without."
+            "is that of workers that started; a warm one goes on without."
         )
         odd = [el("p", sentence, class_="notice") for sentence in differences(found)]
         return join([el("h2", "Nodes"), el("p", words), *odd, node_table(found)])

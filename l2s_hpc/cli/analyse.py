@@ -81,6 +81,7 @@ def report(
 ) -> None:
     """Write the one-file HTML report."""
     from l2s_hpc import open_run
+    from l2s_hpc.analysis.nodes import differences, node_rows
     from l2s_hpc.analysis.report import save_front_svg, write_report
     from l2s_hpc.store.layout import RunPaths
 
@@ -89,7 +90,9 @@ def report(
     if svg is not None:
         save_front_svg(opened, svg)
     if as_json:
-        print_json({"report": str(path)})
+        nodes = opened.nodes()
+        notes = differences(nodes)
+        print_json({"report": str(path), "nodes": node_rows(nodes), "notes": notes})
     else:
         stdout.print(f"report: {path}")
 

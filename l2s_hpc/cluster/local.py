@@ -1,4 +1,7 @@
-"""The executor of this machine: a pool of one-thread workers that lives for a batch."""
+"""The executor of this machine: a pool of workers that lives for a batch.
+
+On a machine with GPUs each worker has one for itself.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,80 @@ from typing import IO
 
 from l2s_hpc.cluster.jobs import NO_ROOM_JOB, JobState, python_command
 from l2s_hpc.config import SiteConfig
-from l2s_hpc.errors import NO_ROOM_EXIT
+from l2s_hpc.errors import NO_ROOM_EXIT, UserError
 from l2s_hpc.store.files import process_start
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import BatchState
 
 _POLITE_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
+_SMI_SECONDS = 30
+
+
+def workers_of(site: SiteConfig) -> list[str]:
+    """Return an entry for each worker: the GPU that it gets, empty where it works on the CPU.
+
+    Raises:
+        UserError: there is no GPU, or there are fewer than `site.parallel`.
+    """
+    if site.device != "cuda" or site.engine == "scripted":
+        return [""] * (site.parallel or os.cpu_count() or 1)
+    gpus = visible_gpus()
+    if not gpus:
+        raise UserError(
+            f"the site '{site.name}' has device = \"cuda\", and no GPU is visible on this machine",
+            hint="does `nvidia-smi -L` list one, and is CUDA_VISIBLE_DEVICES unset or right? "
+            'Otherwise set device = "cpu"',
+        )
+    if site.parallel > len(gpus):
+        raise UserError(
+            f"site.parallel = {site.parallel}, and the GPUs visible on this machine are "
+            f"{len(gpus)}: each worker needs one for itself",
+            hint=f"set site.parallel to at most {len(gpus)}; 0 uses all",
+        )
+    return gpus[: site.parallel or len(gpus)]
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that a program of this machine may use, as CUDA_VISIBLE_DEVICES names them.
+
+    torch, which may not be installed here, is not asked.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        gpus = [name.strip() for name in named.split(",")]
+        # CUDA ignores all from the first that is none.
+        end = next((n for n, gpu in enumerate(gpus) if gpu in ("", "-1")), len(gpus))
+        return gpus[:end]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_SMI_SECONDS, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    return [str(number) for number in range(count)]
 
 
 class LocalExecutor:
-    """Feeds tasks to `site.parallel` workers, one at a time each."""
+    """Feeds tasks to workers (see `workers_of`), one at a time each."""
 
     def __init__(self, paths: RunPaths, site: SiteConfig) -> None:
         self._paths = paths
         self._site = site
         self._pools: dict[str, _Pool] = {}
+        self._gpus: dict[str, threading.Lock] = {}
 
     @property
     def most_tasks(self) -> int:
         return sys.maxsize
 
     def submit(self, batch: str, tasks: Sequence[str], avoid: Sequence[str] = ()) -> str:
-        workers = min(self._site.parallel or os.cpu_count() or 1, len(tasks))
-        self._pools[batch] = _Pool(self._paths, self._site, batch, tasks, workers)
+        places = [
+            (gpu, self._gpus.setdefault(gpu, threading.Lock()) if gpu else threading.Lock())
+            for gpu in workers_of(self._site)[: len(tasks)]
+        ]
+        self._pools[batch] = _Pool(self._paths, self._site, batch, tasks, places)
         return _reference()
 
     def find(self, batch: BatchState) -> str | None:
@@ -66,10 +120,18 @@ class LocalExecutor:
 
 
 class _Pool:
-    """The workers of one batch. A worker that died takes its task with it; another goes on."""
+    """The workers of one batch. A worker that died takes its task with it; another goes on.
+
+    A worker waits for its place, a GPU, until the worker of another batch has left it.
+    """
 
     def __init__(
-        self, paths: RunPaths, site: SiteConfig, batch: str, tasks: Sequence[str], workers: int
+        self,
+        paths: RunPaths,
+        site: SiteConfig,
+        batch: str,
+        tasks: Sequence[str],
+        places: Sequence[tuple[str, threading.Lock]],
     ) -> None:
         self._paths = paths
         self._site = site
@@ -80,7 +142,9 @@ class _Pool:
         self._lock = threading.Lock()
         self._ended = False
         self._processes: list[subprocess.Popen[str]] = []
-        self._threads = [threading.Thread(target=self._feed, daemon=True) for _ in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._feed, args=place, daemon=True) for place in places
+        ]
         paths.logs.mkdir(parents=True, exist_ok=True)
         for thread in self._threads:
             thread.start()
@@ -114,14 +178,23 @@ class _Pool:
         for thread in self._threads:
             thread.join(_POLITE_SECONDS)
 
-    def _feed(self) -> None:
+    def _feed(self, gpu: str, free: threading.Lock) -> None:
+        while not free.acquire(timeout=_LOOK_SECONDS):
+            if self._ended:
+                return
+        try:
+            self._feed_one(gpu)
+        finally:
+            free.release()
+
+    def _feed_one(self, gpu: str) -> None:
         """Give one worker task after task; start another worker when it has died."""
         worker: subprocess.Popen[str] | None = None
         while (task := self._take()) is not None:
             reason = ""
             try:
                 if worker is None or worker.poll() is not None:
-                    worker = self._start()
+                    worker = self._start(gpu)
                 if worker is not None and not _hand_over(worker, task):
                     reason, worker = _ending(worker), None
             except OSError as error:
@@ -131,6 +204,8 @@ class _Pool:
                 self._running.discard(task)
         if worker is not None and worker.stdin is not None:
             worker.stdin.close()
+            if gpu:  # its memory goes with it
+                worker.wait()
 
     def _take(self) -> str | None:
         with self._lock:
@@ -140,8 +215,10 @@ class _Pool:
             self._running.add(task)
             return task
 
-    def _start(self) -> subprocess.Popen[str] | None:
+    def _start(self, gpu: str) -> subprocess.Popen[str] | None:
         environment = os.environ | {"OMP_NUM_THREADS": str(self._site.threads)}
+        if gpu:
+            environment |= {"CUDA_VISIBLE_DEVICES": gpu}
         with self._log.open("a", encoding="utf-8") as log:
             # A session of its own: Ctrl-C on the terminal is for the controller alone.
             process = subprocess.Popen(

@@ -40,7 +40,8 @@ class VllmConfig(Config):
     max_num_batched_tokens: int = Field(8192, ge=256)
     """Tokens of one step of the engine, prompts included."""
     kv_cache_tokens: int = Field(262_144, ge=1024)
-    """Tokens for which the cache of keys and values has room; more answers than fit wait."""
+    """Tokens for which the cache of keys and values has room; answers that do not fit wait, or are
+    dropped and computed again. Enough: max_num_seqs x protocol.max_tokens / 5."""
     block_size: int = Field(32, ge=16, multiple_of=16)
     """Tokens of one block of that cache; on CPUs a multiple of 32."""
     eager: bool = False
@@ -62,7 +63,7 @@ class SiteConfig(Config):
     executor: Literal["local", "slurm"]
     """local: worker processes on this machine; slurm: array jobs."""
     parallel: int = Field(0, ge=0)
-    """local: number of workers; 0 means one per core."""
+    """local: number of workers; 0 means one per core, or with device = "cuda" one per GPU."""
     python: str = ""
     """The command that starts Python on the nodes, such as `/shared/venv/bin/python` or `apptainer
     exec --nv l2s.sif python`; empty means the interpreter that runs `l2s`."""
@@ -74,8 +75,9 @@ class SiteConfig(Config):
     threads: int = Field(1, ge=1)
     """CPU threads of one worker."""
     scratch: str = ""
-    """A folder on the node's own disk, such as `$TMPDIR` or `/local/$USER`: tasks share a verified
-    copy of the parents there. Empty: parents are read from where they lie."""
+    """A folder on the node's own disk that outlives a job, such as `/local/$USER` (not `$TMPDIR`
+    where each job has its own): tasks share verified copies of the parents and vLLM's compiled code
+    there. Empty: parents are read from where they lie."""
     batch_size: int = Field(50, ge=1)
     """Prompts that are decoded together by the transformers engine."""
     candidates_per_task: int = Field(1, ge=1)
@@ -85,6 +87,9 @@ class SiteConfig(Config):
     """Workers of one task, each with a GPU of its own: for sites that give whole nodes only."""
     gpu_memory: float = Field(0.0, ge=0)
     """Memory of one GPU in GB; a model that does not fit is refused by `plan`. 0: not known."""
+    allow_mixed_gpus: bool = False
+    """Accept tables from other kinds of GPU than the run's first one: on another kind greedy
+    answers differ, so that candidates are no longer compared on equal terms."""
     attempts: int = Field(2, ge=1)
     """A candidate that failed this often in the same way, each time on another node where there is
     one, is penalised."""

@@ -9,12 +9,14 @@ from itertools import takewhile
 
 from l2s_hpc.controller.actions import (
     Abandon,
+    Accept,
     Action,
     Adopt,
     Ask,
     Close,
     Complete,
     End,
+    Fail,
     Fix,
     Penalise,
     Stage,
@@ -29,17 +31,31 @@ from l2s_hpc.store.state import AttemptState, RunState
 MOST_ATTEMPTS = 20
 """Attempts of one candidate that came to nothing; those that somebody interrupted do not count."""
 
-_INTERRUPTIONS = ("interrupted", "orphaned", "cancelled", "not begun")
+_INTERRUPTIONS = ("interrupted", "orphaned", "cancelled", "not begun", "device", "version")
 """Failures that say nothing of the candidate."""
 
 _NO_FAULT = ("interrupted", "timeout")
 """Failures after which a candidate goes on where it was; those that count are penalised before."""
 
-_NOT_THE_NODES = ("interrupted", "orphaned", "cancelled", "timeout", "merge")
+_NOT_THE_NODES = ("interrupted", "orphaned", "cancelled", "timeout", "merge", "version")
 """Failures that say nothing of the node."""
 
 MOST_STARTS = 3
-"""Tasks of one candidate in a row that ended before anything of them began; then all pauses."""
+"""Tasks of one candidate in a row that ended before anything of them began, or whose tables were
+made otherwise than the run's; then all pauses."""
+
+_MADE_OTHERWISE = {
+    "device": (
+        "another kind of GPU",
+        "name the GPU in site.gres or site.constraint, or accept both with "
+        "--set site.allow_mixed_gpus=true",
+    ),
+    "version": (
+        "another version of the engine",
+        "install the version of the run on the nodes, or start a new run",
+    ),
+}
+"""What to say of tables that cannot be compared with the run's first."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,7 @@ class Policy:
     only: tuple[str, tuple[str, ...]] | None = None
     resubmit_cancelled: int = 0
     node_faults: int = 3
+    allow_mixed_gpus: bool = False
     budget: Budget = field(default_factory=Budget)
 
 
@@ -69,7 +86,7 @@ def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
         IncompleteError: the search must not go on: a parent cannot be evaluated, too much fails,
             or somebody cancelled tasks.
     """
-    settled = _settle(state, observed)
+    settled = _settle(state, observed, policy)
     ends: list[Action] = [
         End(batch, tuple(jobs)) for batch, jobs in observed.lingering.items() if jobs
     ]
@@ -125,16 +142,26 @@ def _last_faults(state: RunState, attempts: Sequence[AttemptState]) -> set[tuple
         if attempt.outcome in ("accepted", "quarantined"):
             break
         key = (attempt.evaluation, attempt.candidate)
-        if attempt.kind not in _NOT_THE_NODES and key not in state.penalised:
+        if _is_the_nodes(attempt) and key not in state.penalised:
             found.add(key)
     return found
 
 
-def _settle(state: RunState, observed: Observed) -> list[Action]:
+def _is_the_nodes(attempt: AttemptState) -> bool:
+    """Whether a failure speaks against its node; a device may be allowed by now."""
+    allowed = attempt.kind == "device" and attempt.forgiven
+    return attempt.kind not in _NOT_THE_NODES and not allowed
+
+
+def _settle(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     """Settle batches without a job, and attempts with a receipt or without hope of one."""
     actions: list[Action] = [Adopt(batch, job) for batch, job in observed.found.items()]
+    device, engine = state.device, state.engine
     for attempt in state.live_attempts():
         action = outcome(state, attempt, observed)
+        if isinstance(action, Accept):
+            device, engine = device or action.receipt.device, engine or action.receipt.engine
+            action = _alike(action, device, engine, policy)
         if action is not None:
             actions.append(action)
     actions += [Abandon(batch) for batch in observed.unsubmitted]
@@ -144,6 +171,19 @@ def _settle(state: RunState, observed: Observed) -> list[Action]:
         if not jobs and not state.batches[batch].abandoned
     ]
     return actions
+
+
+def _alike(action: Accept, device: str, engine: str, policy: Policy) -> Action:
+    """Refuse a table that was made otherwise than the run's first: that is no candidate's fault."""
+    receipt = action.receipt
+    if receipt.engine != engine:
+        kind, ours, theirs = "version", engine, receipt.engine or "unknown versions"
+    elif receipt.device != device and not policy.allow_mixed_gpus:
+        kind, ours, theirs = "device", device, receipt.device
+    else:
+        return action
+    message = f"made on {theirs}, and the run's scores are from {ours}"
+    return Fail(action.attempt, kind, message, False, receipt.host, receipt.lasted)
 
 
 def under_way(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
@@ -247,12 +287,23 @@ def _check_starts(state: RunState, evaluation: str, wanted: Sequence[tuple[str, 
         tries = state.attempts.get((evaluation, candidate), [])
         ended = [a for a in reversed(tries) if a.outcome != "abandoned"]
         _check_progress(ended, candidate)
-        vain = list(takewhile(lambda a: a.kind == "not begun" and not a.forgiven, ended))
+        for kind, (what, hint) in _MADE_OTHERWISE.items():
+            other = _in_a_row(ended, kind)
+            if len(other) >= MOST_STARTS:
+                raise IncompleteError(
+                    f"tasks run on {what}: {other[0].message}, node {other[0].node}", hint=hint
+                )
+        vain = _in_a_row(ended, "not begun")
         if len(vain) >= MOST_STARTS:
             raise IncompleteError(
                 f"tasks end before they begin: {vain[0].message}, task {vain[0].task}",
                 hint=f"see logs/{vain[0].batch}*, or `l2s doctor --probe`; then the same command",
             )
+
+
+def _in_a_row(ended: Sequence[AttemptState], kind: str) -> list[AttemptState]:
+    """Return the last attempts that failed in one way, the last one first."""
+    return list(takewhile(lambda a: a.kind == kind and not a.forgiven, ended))
 
 
 def _check_progress(ended: Sequence[AttemptState], candidate: str) -> None:
@@ -284,7 +335,7 @@ def _avoid(
     nodes: set[str] = set()
     for candidate, _, _ in wanted:
         tries = state.attempts.get((evaluation, candidate), [])
-        nodes |= {a.node for a in tries if a.node and a.kind not in _NOT_THE_NODES}
+        nodes |= {a.node for a in tries if a.node and _is_the_nodes(a)}
     return (*bad, *sorted(nodes - set(bad)))
 
 

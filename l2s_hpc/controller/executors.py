@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from l2s_hpc.cluster.jobs import Executor
-from l2s_hpc.cluster.local import LocalExecutor
+from l2s_hpc.cluster.local import LocalExecutor, workers_of
 from l2s_hpc.config import SiteConfig
 from l2s_hpc.errors import UserError
 from l2s_hpc.store.layout import RunPaths
@@ -30,3 +30,5 @@ def check_executor(site: SiteConfig) -> None:
             f"the site '{site.name}' needs Slurm, and {', '.join(missing)} is not on this machine",
             hint="run this on a login node of the cluster, or use --site local",
         )
+    if site.executor == "local":
+        workers_of(site)

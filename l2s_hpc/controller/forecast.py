@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from l2s_hpc.cluster.local import visible_gpus
 from l2s_hpc.config import SearchConfig, SiteConfig
 from l2s_hpc.controller.budget import finalists
 from l2s_hpc.controller.resolve import Resolved
@@ -19,13 +20,14 @@ from l2s_hpc.controller.smoke import smoke_runs
 from l2s_hpc.errors import DamageError
 from l2s_hpc.recipes.genes import Genome
 from l2s_hpc.recipes.recipe import make_recipe
-from l2s_hpc.records import WORKER_PHASES, Receipt, Recipe, cold
+from l2s_hpc.records import Receipt, Recipe, cold
 from l2s_hpc.search.evolve import Evolution
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import read_state
 
 _OF_ANSWERS = ("generate", "grade", "write")
+"""Phases that grow with the answers. The last two cost time of a device only where it waits."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Speed:
     Attributes:
         start: of a worker, once: its engine, the parents, and the engine's own check.
         candidate: of a candidate, whatever it answers: merging and loading.
-        answer: of one answer.
+        answer: of one answer: all other seconds of a candidate in which the device was its own.
         receipts: how many say so.
         places: the run directories that they are from.
     """
@@ -137,12 +139,15 @@ def _receipts(folder: Path) -> list[Receipt]:
 
 
 def _speed(receipts: Sequence[Receipt], places: tuple[str, ...]) -> Speed:
-    starts = [sum(r.seconds.get(phase, 0.0) for phase in WORKER_PHASES) for r in receipts]
+    starts = [r.seconds.get("start", 0.0) for r in receipts]
     fixed = [
-        sum(s for phase, s in r.seconds.items() if phase not in (*WORKER_PHASES, *_OF_ANSWERS))
+        sum(s for phase, s in r.seconds.items() if phase not in ("start", *_OF_ANSWERS))
         for r in receipts
     ]
-    answers = [sum(r.seconds.get(phase, 0.0) for phase in _OF_ANSWERS) / r.rows for r in receipts]
+    answers = [
+        max(r.reserved - start - candidate, r.seconds.get("generate", 0.0)) / r.rows
+        for r, start, candidate in zip(receipts, starts, fixed, strict=True)
+    ]
     return Speed(
         start=median(cold(starts)),
         candidate=median(fixed),
@@ -258,6 +263,8 @@ def clock_seconds(part: Stage, speed: Speed, site: SiteConfig) -> float:
 def at_once(site: SiteConfig) -> int:
     """Return how many tasks of a run may run at the same time."""
     if site.executor == "local":
+        if site.device == "cuda" and site.engine != "scripted":
+            return site.parallel or len(visible_gpus()) or 1
         return site.parallel or os.cpu_count() or 1
     return min(site.throttle, site.max_jobs or site.throttle)
 

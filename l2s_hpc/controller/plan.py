@@ -26,10 +26,15 @@ from l2s_hpc.errors import Unreachable
 from l2s_hpc.recipes.genes import base_name
 from l2s_hpc.recipes.methods import method
 from l2s_hpc.recipes.placement import placement
+from l2s_hpc.records import Evaluation
 from l2s_hpc.store.layout import RunPaths, safe_name
 
 _BYTES_PER_TOKEN = 1.3
 """Stored bytes per generated token, outputs and scores together, measured on the toy family."""
+
+_LIVE_SHARE = 1 / 5
+"""What answers under way hold of their budgets where they hold most: of 500 recorded answers, at
+most 10,240 tokens each and 256 at a time, 501 thousand tokens."""
 
 
 def plan(resolved: Resolved, paths: RunPaths) -> dict[str, Any]:
@@ -192,15 +197,31 @@ def _notes(resolved: Resolved, memory: Need) -> list[str]:
         notes.append(f"the method {config.merge.method} is untested here: try --smoke first")
     for name, value in resolved.space.frozen.items():
         notes.append(f"the gene {name} changes nothing; it is frozen at {value:g}")
-    context = max(m.config.get("max_position_embeddings", 0) for m in resolved.models.values())
-    budgets = {f"protocol.budgets.{name}": n for name, n in config.protocol.budgets.items()}
-    for name, budget in ({"protocol.max_tokens": config.protocol.max_tokens} | budgets).items():
-        if budget >= context:
-            notes.append(
-                f"{name} = {budget} does not fit into the context of {context} tokens: answers "
-                "would be cut earlier"
-            )
-    return notes + memory_notes(resolved, memory) + _allocation_notes(site)
+    notes += memory_notes(resolved, memory) + _live_notes(resolved)
+    return notes + _allocation_notes(site)
+
+
+def _live_notes(resolved: Resolved) -> list[str]:
+    """Say where the cache of keys and values may be too small for the answers under way."""
+    vllm = resolved.site.vllm
+    if engine_of(resolved.site) != "vllm":
+        return []
+    wanted = max(_live_tokens(e, vllm.max_num_seqs) for e in resolved.evaluations.values())
+    if wanted <= vllm.kv_cache_tokens:
+        return []
+    return [
+        f"site.vllm.kv_cache_tokens = {vllm.kv_cache_tokens} may be too few: the answers under way "
+        f"can hold {wanted} tokens together, and vLLM drops some to compute them again; set it to "
+        "that where there is room"
+    ]
+
+
+def _live_tokens(evaluation: Evaluation, most: int) -> int:
+    """Return what the answers of one chunk may hold, if so many are generated at a time."""
+    protocol, items = evaluation.protocol, evaluation.items
+    live = min(most, min(len(items), protocol.chunk_items) * protocol.samples)
+    budgets = sum(protocol.budget(item.benchmark) for item in items)
+    return int(_LIVE_SHARE * live * budgets / max(len(items), 1))
 
 
 def _allocation_notes(site: SiteConfig) -> list[str]:

@@ -23,7 +23,13 @@ from l2s_hpc.errors import DamageError, UserError, did_you_mean
 from l2s_hpc.evaluation.benchmarks import sources, splits
 from l2s_hpc.recipes.genes import Space, base_name, gene_faults, group_faults, space
 from l2s_hpc.recipes.methods import method
-from l2s_hpc.recipes.models import Model, compatibility_faults, locate, merged_tensors
+from l2s_hpc.recipes.models import (
+    Model,
+    compatibility_faults,
+    locate,
+    merged_config,
+    merged_tensors,
+)
 from l2s_hpc.recipes.recipe import silent_genes
 from l2s_hpc.records import Evaluation, Protocol, Recipe, short_hash
 from l2s_hpc.search.objectives import objective_faults
@@ -129,6 +135,7 @@ def resolve(
     faults += model_faults
     if not faults:
         faults = group_faults(config, merged_tensors(models))
+        faults += _context_faults(config, site, models)
     if faults:
         raise UserError("\n".join(faults))
     if frozen is None:
@@ -180,6 +187,34 @@ def _models(config: SearchConfig, site: SiteConfig) -> tuple[dict[str, Model], l
     return models, faults
 
 
+def _context_faults(
+    config: SearchConfig, site: SiteConfig, models: Mapping[str, Model]
+) -> list[str]:
+    """Return a line for each budget that leaves no room for a prompt in the model's context.
+
+    The scripted engine has no model, and a config need not say how long a context is.
+    """
+    merged = merged_config(models, _tokenizer(config))
+    context = merged["max_position_embeddings"]
+    if engine_of(site) == "scripted" or not context:
+        return []
+    protocol = config.protocol
+    budgets = {f"protocol.budgets.{name}": n for name, n in protocol.budgets.items()}
+    if set(config.benchmarks) - set(protocol.budgets):
+        budgets = {"protocol.max_tokens": protocol.max_tokens} | budgets
+    return [
+        f"{name} = {budget} leaves no room for a prompt in the merged model's context of {context} "
+        "tokens (max_position_embeddings): lower it by more than the longest prompt"
+        for name, budget in budgets.items()
+        if budget >= context
+    ]
+
+
+def _tokenizer(config: SearchConfig) -> str:
+    """Return the parent whose tokenizer the merged model gets."""
+    return config.merge.tokenizer or next(iter(config.parents))
+
+
 def _measured_space(
     config: SearchConfig, site: SiteConfig, tensors: list[str]
 ) -> tuple[Space, str]:
@@ -227,7 +262,7 @@ def _protocol(config: SearchConfig, site: SiteConfig, models: Mapping[str, Model
     return Protocol(
         **config.protocol.model_dump(),
         stop_ids=tuple(stop_ids),
-        tokenizer=config.merge.tokenizer or next(iter(config.parents)),
+        tokenizer=_tokenizer(config),
         engine=engine_of(site),
         engine_settings=_engine_settings(site),
         merge_device=site.device,

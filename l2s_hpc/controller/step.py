@@ -89,6 +89,7 @@ class Controller:
             parents=info.parent_ids(),
             resubmit_cancelled=resolved.site.resubmit_cancelled,
             node_faults=resolved.site.node_faults,
+            allow_mixed_gpus=resolved.site.allow_mixed_gpus,
             budget=_budget(resolved, info),
         )
         self.refresh()
@@ -219,6 +220,8 @@ class Controller:
             "content_sha256": receipt.content_sha256,
             "rows": receipt.rows,
             "node": receipt.host,
+            "device": receipt.device,
+            "engine": receipt.engine,
             "seconds": receipt.lasted,
         }
 

@@ -7,7 +7,6 @@ toy family; the worker that evaluates them is the one of every task.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from l2s_hpc.controller.submission import make_tasks
 from l2s_hpc.doctor.check import Check, failure, ok, warning
 from l2s_hpc.doctor.verdict import INSTALL, node_verdicts
 from l2s_hpc.errors import DamageError, L2SError
+from l2s_hpc.evaluation.grading import GRADER, START_SECONDS
 from l2s_hpc.recipes.recipe import make_recipe
 from l2s_hpc.records import Receipt, Recipe
 from l2s_hpc.store.files import read_json, write_json
@@ -30,6 +30,7 @@ from l2s_hpc.store.run import RunInfo
 from l2s_hpc.store.scores import verify_table
 
 _BATCH = "self-test-000001"
+_PAIR = '[1, "1 + x", "x + 1"]\n'
 _ITEMS = 4
 """Items of each of the toy benchmarks."""
 
@@ -64,12 +65,23 @@ def node_checks(
     if failed:
         yield warning("self-test", "not run: see the failures above", "mend them first")
         return
+    yield grader_test(site)
     say(f"two candidates of the toy family go through the {engine_of(site)} engine")
     with tempfile.TemporaryDirectory(prefix="l2s-self-test-") as folder:
         try:
             yield from self_test(site, Path(folder), wait)
         except L2SError as error:
             yield failure("self-test", error.message, error.hint or "see the checks above")
+
+
+def grader_test(site: SiteConfig) -> Check:
+    """Let the grading process compare two formulas; the toy family answers with numbers alone."""
+    done = _run(site, ["-uPm", "l2s_hpc.evaluation.grading"], START_SECONDS, _PAIR)
+    # Setup lines and containers may say something of their own first.
+    if done.stdout.splitlines()[-2:] == ['""', '[1, [true, "ok"]]']:
+        return ok("self-test grader", f"{GRADER} finds x + 1 equal to 1 + x")
+    said = _tail(done.stderr + done.stdout) or "it says nothing"
+    return failure("self-test grader", f"{GRADER} does not work: {said}", INSTALL)
 
 
 def self_test(site: SiteConfig, folder: Path, wait: float) -> Iterator[Check]:
@@ -200,13 +212,15 @@ def _worker(site: SiteConfig, folder: Path, key: str, wait: float) -> str:
     return _tail(done.stdout + done.stderr)
 
 
-def _run(site: SiteConfig, words: Sequence[str], wait: float) -> subprocess.CompletedProcess[str]:
+def _run(
+    site: SiteConfig, words: Sequence[str], wait: float, given: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the site's Python after its setup lines, as a task does; too late is a failure."""
     lines = [*site.setup, f"export OMP_NUM_THREADS={site.threads}", 'exec "$@"']
     command = ["bash", "-c", "\n".join(lines), "bash", *python_command(site), *words]
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=wait, env=os.environ
+            command, input=given, capture_output=True, text=True, check=False, timeout=wait
         )
     except subprocess.TimeoutExpired as error:
         said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else ""

@@ -8,8 +8,9 @@ decide does: limits (size, nesting, text shaped like code) -> equal strings -> e
 symbolic comparison by math-verify. Only the last one runs foreign code on the answer, so it runs
 in a child process with a memory limit, which is killed when it takes too long.
 
-The child is this module, run as a program. It speaks JSON lines over its pipes: it writes its
-version once it is ready, then answers `[n, gold, answer]` with `[n, [correct, status]]`.
+The child is this module, run as a program. It speaks JSON lines over its pipes: it writes what is
+wrong with math-verify (empty: nothing) once it is ready, then answers `[n, gold, answer]` with
+`[n, [correct, status]]`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ START_SECONDS: Final = 120  # for importing sympy from a cold shared disk
 MEMORY: Final = 2 * 1024**3
 PAIRS_PER_CHILD: Final = 2000  # sympy's caches grow with every pair
 
+_INSTALL: Final = f"in the nodes' Python: pip install --force-reinstall math-verify=={MATH_VERIFY}"
+_TRY: Final = "what does `python -m l2s_hpc.evaluation.grading < /dev/null` say on that machine?"
+
 _Decision = tuple[bool, GradeStatus]
 
 
@@ -84,7 +88,8 @@ class Grader:
         """Return the verdict on each output, for the item at the same place.
 
         Raises:
-            L2SError: the grading process does not start, for instance for want of math-verify.
+            UserError: math-verify is another version here, or cannot be imported.
+            L2SError: the grading process does not start.
         """
         answers = (extract(output.text, output.finish_reason).answer for output in outputs)
         return [self.judge(answer, item.gold) for answer, item in zip(answers, items, strict=True)]
@@ -93,7 +98,8 @@ class Grader:
         """Return the verdict on an answer that is already extracted (None = there is none).
 
         Raises:
-            L2SError: the grading process does not start, for instance for want of math-verify.
+            UserError: math-verify is another version here, or cannot be imported.
+            L2SError: the grading process does not start.
         """
         if answer is None or not answer.strip():
             return Verdict(False, answer, "no_answer")
@@ -126,6 +132,9 @@ class Grader:
                 return False, "timeout"
             except EOFError:
                 self.close()
+            except L2SError:
+                self.close()  # it has said why it does not start, and would say it only once
+                raise
         return False, "error"
 
     def _ready_child(self) -> _Child:
@@ -267,7 +276,7 @@ class _Child:
         Raises:
             TimeoutError: it took longer than `SECONDS`; the child is busy and of no more use.
             EOFError: the child died, or is out of step.
-            L2SError: the child did not start.
+            L2SError: the child did not start; a UserError for want of a package.
         """
         self._await_start()
         self.asked += 1
@@ -293,14 +302,11 @@ class _Child:
         if self._ready:
             return
         try:
-            found = self._reply(START_SECONDS)
+            fault = self._reply(START_SECONDS)
         except (EOFError, TimeoutError) as error:
-            raise L2SError("the grading process did not start") from error
-        if found != MATH_VERIFY:
-            raise UserError(
-                f"grader {GRADER} needs math-verify {MATH_VERIFY}, found {found}",
-                hint=f"pip install math-verify=={MATH_VERIFY}",
-            )
+            raise L2SError("the grading process did not start", hint=_TRY) from error
+        if fault:
+            raise UserError(f"grader {GRADER}: {fault}", hint=_INSTALL)
         self._ready = True
 
     def _reply(self, seconds: float) -> Any:
@@ -315,11 +321,13 @@ class _Child:
             if not part:
                 raise EOFError
             line += part
+        if line.count(b"\n") > 1:  # the reply to an earlier request came too
+            raise EOFError
         return json.loads(line)
 
 
 def _serve() -> None:
-    """Be the child: announce the version of math-verify, then decide pairs until EOF.
+    """Be the child: tell what is wrong with math-verify, then decide pairs until EOF.
 
     An orphan ends at EOF; one that is busy is ended by the alarm, for which nothing is installed
     and which therefore ends even a computation that never returns to Python.
@@ -332,7 +340,7 @@ def _serve() -> None:
     _limit(resource.RLIMIT_CORE, 0)
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what a library prints is no reply
-    print(json.dumps(_math_verify_version()), file=replies, flush=True)
+    print(json.dumps(_fault()), file=replies, flush=True)
     for line in sys.stdin:
         number, gold, answer = json.loads(line)
         signal.alarm(SECONDS + 1)
@@ -347,14 +355,16 @@ def _limit(kind: int, most: int) -> None:
     resource.setrlimit(kind, (least, least))
 
 
-def _math_verify_version() -> str:
-    """Import all that a comparison needs, so that no pair pays for it."""
+def _fault() -> str:
+    """Import all that a comparison needs, so that no pair pays for it; return what is wrong."""
     try:
         import math_verify  # noqa: F401
+        import sympy.core.random  # noqa: F401
 
-        return version("math-verify")
-    except ImportError as error:
-        return f"none ({error})"
+        found = version("math-verify")
+    except Exception as error:  # foreign code that does not fit this machine fails in any way
+        return f"math-verify cannot be imported: {type(error).__name__}: {error}"[:500]
+    return "" if found == MATH_VERIFY else f"it needs math-verify {MATH_VERIFY}, found {found}"
 
 
 def _compare(gold: str, answer: str) -> _Decision:

@@ -6,18 +6,22 @@ names; the arithmetic is the same, and is here.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from l2s_hpc.config import SiteConfig
-from l2s_hpc.recipes.models import Model
+from l2s_hpc.recipes.models import Model, merged_shapes
 
 Placement = Literal["device", "host", "files"]
 
 SPARE = 0.1
-"""Share of a GPU's memory that neither engine nor parents may take."""
+"""Least share of a GPU's memory that neither engine nor parents may take."""
+_PER_NUMBER = 12
+"""Bytes that a merge in float32 takes for each number of each input: a copy, its difference from
+the base, and what a method keeps of that. The result takes as many."""
 
 
 def parents_bytes(models: Mapping[str, Model]) -> int:
@@ -32,14 +36,26 @@ def choose(device: str, parents: int, room: int) -> Placement:
     return "device" if parents <= room else "host"
 
 
-def room_beside(memory: int, engine: int) -> int:
+def merging_bytes(models: Mapping[str, Model]) -> int:
+    """Return what the arithmetic takes of a GPU beside engine and parents, at the most.
+
+    That is 12 bytes x (inputs + 1) x numbers of the largest tensor, such as 26 GB for three models
+    of 7B. DARE comes near it, because it needs tensors whole. TIES, which goes in blocks, takes a
+    third; some untested methods take up to twice as much.
+    """
+    largest = max(map(math.prod, merged_shapes(models).values()), default=0)
+    return _PER_NUMBER * (len(models) + 1) * largest
+
+
+def room_beside(memory: int, engine: int, merging: int) -> int:
     """Return the bytes of a GPU that are left for parents.
 
     Args:
-        memory: all of the GPU's, in bytes.
+        memory: what may be used of the GPU, in bytes.
         engine: what the engine takes of it, its cache of keys and values included.
+        merging: what merges need, see `merging_bytes`.
     """
-    return int(memory * (1 - SPARE)) - engine
+    return memory - _reserve(memory, merging) - engine
 
 
 def placement(
@@ -70,19 +86,27 @@ def _where(models: Mapping[str, Model], site: SiteConfig, weights_gb: float, kv_
             "is not set; the node decides"
         )
     engine = int((weights_gb + kv_gb) * 1e9)
-    room = room_beside(int(site.gpu_memory * 1e9), engine)
+    total, merging = int(site.gpu_memory * 1e9), merging_bytes(models)
+    room = room_beside(total, engine, merging)
     where = choose(site.device, parents_bytes(models), room)
     memory = (
         f"{sizes} GB + engine {weights_gb:.1f} GB + cache {kv_gb:.1f} GB "
-        f"of {site.gpu_memory:g} GB, of which {SPARE:.0%} are left free"
+        f"of {site.gpu_memory:g} GB, of which merges need {_reserve(total, merging) / 1e9:.1f} GB"
     )
     if where == "device":
         return f"parents on the GPU: {memory}"
     return f"parents from the page cache, because they do not fit on the GPU: {memory}"
 
 
+def _reserve(memory: int, merging: int) -> int:
+    """Return the bytes of a GPU that neither engine nor parents may take."""
+    return max(int(memory * SPARE), merging)
+
+
 def _scratch(site: SiteConfig) -> str:
-    return f"; tasks of a node share a verified copy in {site.scratch}" if site.scratch else ""
+    if not site.scratch:
+        return ""
+    return f"; tasks of a node share verified copies in {site.scratch}, made in the background"
 
 
 def _sum(models: Mapping[str, Model]) -> str:

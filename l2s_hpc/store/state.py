@@ -7,7 +7,8 @@ Events, each a JSON object with the key `event`:
 - `submitted` batch, job: the executor took it
 - `abandoned` batch, reason: it was never submitted; its attempts do not count
 - `closed` batch: all its attempts are settled, and its jobs are gone
-- `accepted` evaluation, generation, candidate, attempt, content_sha256, rows, node, seconds
+- `accepted` evaluation, generation, candidate, attempt, content_sha256, rows, node, device, engine,
+  seconds
 - `failed` evaluation, candidate, attempt, kind, message, counted, node, seconds, chunks
 - `quarantined` evaluation, candidate, reason: an accepted table was damaged and counts no more
 - `penalised` evaluation, candidate, reason
@@ -66,9 +67,10 @@ class AttemptState:
     Attributes:
         counted: whether the failure is the candidate's own, and leads to a penalty.
         node: where it ran, as its receipt or Slurm says; empty if nobody does.
-        seconds: from its start to its end, by its receipt; 0 without one.
+        seconds: of a device, by its receipt (see `Receipt.lasted`); 0 without one.
         chunks: chunks that were durable when it ended.
-        forgiven: it was cancelled or could not begin, and the user gave the command again.
+        forgiven: it was cancelled, could not begin or was made otherwise than the run's tables, and
+            the user gave the command again.
     """
 
     evaluation: str
@@ -133,7 +135,9 @@ class RunState:
         batches: all submissions by name, in order. open_batches: those that are not closed yet.
         outcomes: by node, the attempts that ended there, in order. failures: all of them, in order.
         stops: how often somebody gave `l2s stop`.
-        gpu_seconds: seconds of all attempts that left a receipt.
+        device, engine: the kind of GPU that made the first accepted table, and with which versions
+            (see `Receipt.engine`); empty before.
+        gpu_seconds: seconds of a device that all attempts had which left a receipt.
         site: the site of the last start. operational: its settings that may change.
         spent: the budget that ended the search early, if one did.
         reopened: what was accepted once, was found damaged, and is evaluated again.
@@ -147,6 +151,8 @@ class RunState:
     open_batches: dict[str, BatchState] = field(default_factory=dict)
     outcomes: dict[str, list[AttemptState]] = field(default_factory=dict)
     failures: list[AttemptState] = field(default_factory=list)
+    device: str = ""
+    engine: str = ""
     gpu_seconds: float = 0.0
     stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     front: tuple[str, ...] | None = None
@@ -225,6 +231,8 @@ class RunState:
         fields = {name: event[name] for name in Accepted.__dataclass_fields__}
         key = (event["evaluation"], event["candidate"])
         self.accepted[key] = Accepted(**fields)
+        self.device = self.device or event.get("device", "")
+        self.engine = self.engine or event.get("engine", "")
         self.reopened.discard(key)
         self._end(key, event, "accepted")
 
@@ -272,6 +280,8 @@ class RunState:
         by_user = event.get("by_user", True)
         forgiven = {
             "not begun": by_user,
+            "device": by_user,
+            "version": by_user,
             "interrupted": by_user,
             "timeout": by_user,
             "cancelled": event.get("resubmit"),

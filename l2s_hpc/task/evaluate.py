@@ -8,6 +8,7 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from l2s_hpc.store.scores import OUTPUTS, SCORES, content_sha256, read_table, wr
 from l2s_hpc.task.chunks import Chunks
 from l2s_hpc.task.engines import Engine, Generated, Tell
 from l2s_hpc.task.node import job, with_room
+from l2s_hpc.task.pipeline import Background, Outcome
 from l2s_hpc.task.usage import Clock, now
 
 T = TypeVar("T")
@@ -34,10 +36,11 @@ class Fenced(BaseException):
 class Attempt:
     """What one attempt needs, and where it writes.
 
-    `generate` needs the engine, `finish` needs the grader and may run on another thread.
+    `generate` needs the engine, `finish` needs the grader and may run on another thread. Chunks are
+    written by a third one while the next chunk generates.
 
     Attributes:
-        generated: all answers are there, and durable.
+        generated: all answers are there; the last chunk may be under way to the disk.
         outputs: the answers until now; an answer's tokens are charged in full where it was ended
             for going in a circle.
     """
@@ -50,15 +53,24 @@ class Attempt:
         evaluation: Evaluation,
         disk_seconds: float = 0.0,
         hurry: threading.Event | None = None,
+        writer: Background | None = None,
     ) -> None:
-        """Take what is to be done; once `hurry` is set, no room on the disk is waited for."""
+        """Take what is to be done.
+
+        Args:
+            run, paths, task, evaluation: what, and where.
+            disk_seconds: how long room on a full disk is waited for.
+            hurry: once it is set, no more.
+            writer: writes the chunks, those of one attempt after those of another.
+        """
         self.run = run
-        self.chunks = 0
         self.generated = False
         self.outputs: list[Output] = []
         self._job = job()
         self._disk_seconds = disk_seconds
         self._hurry = hurry or threading.Event()
+        self._writer = writer or Background("writer")
+        self._written = Outcome()
         self.task = task
         self.evaluation = evaluation
         self._protocol = evaluation.protocol.hash
@@ -135,7 +147,9 @@ class Attempt:
             return None
 
     def generate(self, engine: Engine, tell: Tell) -> None:
-        """Generate what no earlier attempt has kept, chunk by chunk; each is durable at once.
+        """Generate what no earlier attempt has kept, chunk by chunk; each is written at once.
+
+        What fails in writing one is raised before the next one begins, or by `finish`.
 
         Args:
             engine: makes the candidate live if anything is to be generated.
@@ -143,21 +157,35 @@ class Attempt:
         """
         size = self.evaluation.protocol.chunk_items
         items = self.evaluation.items
+        self._chunks.made_by(engine.device, engine.versions)
         loaded = False
         for number, start in enumerate(range(0, len(items), size)):
             self.check_fence()
+            self._written.check()
             outputs = self._chunks.kept(number)
             if outputs is None:
                 if not loaded:
                     self.clock.loaded(engine.load(self.task.recipe))
                     loaded = True
                     tell(len(self.outputs), self.tokens)
-                outputs = self._generate(engine, number, items[start : start + size], tell)
+                outputs = self._generate(engine, items[start : start + size], tell)
+                self._writer.give(partial(self._keep, number, outputs))
             self.outputs += outputs
-            self.chunks = number + 1
             tell(len(self.outputs), self.tokens)
         self._describe(engine)
         self.generated = True
+
+    def written(self, seconds: float | None = None) -> bool:
+        """Wait, at most so many seconds; return whether no chunk is under way to the disk."""
+        return self._writer.settled(seconds)
+
+    def _keep(self, number: int, outputs: Sequence[Output]) -> None:
+        """Write a chunk; on the writer's thread."""
+        with self._written:
+            self._written.check()
+            self.check_fence()
+            with self.clock.phase("write"):
+                self._with_room(lambda: self._chunks.keep(number, outputs))
 
     @property
     def tokens(self) -> int:
@@ -165,7 +193,12 @@ class Attempt:
         return sum(output.n_output_tokens for output in self.outputs)
 
     def finish(self, grader: Grader) -> Receipt:
-        """Grade what was generated, and leave a score table and its receipt."""
+        """Grade what was generated, and leave a score table and its receipt.
+
+        Both come after the chunks; what failed in writing one of those is raised.
+        """
+        self.written()
+        self._written.check()
         with self.clock.phase("grade"):
             items = {(i.benchmark, i.item): i for i in self.evaluation.items}
             asked = [items[output.benchmark, output.item] for output in self.outputs]
@@ -202,13 +235,11 @@ class Attempt:
         patience = self._disk_seconds if seconds is None else seconds
         return with_room(write, patience, self._hurry.wait)
 
-    def _generate(
-        self, engine: Engine, number: int, items: Sequence[Item], tell: Tell
-    ) -> list[Output]:
+    def _generate(self, engine: Engine, items: Sequence[Item], tell: Tell) -> list[Output]:
         protocol = self.evaluation.protocol
         answers_before, tokens_before = len(self.outputs), self.tokens
+        prompts = [build(protocol.prompt, item.question, engine.tokenizer) for item in items]
         with self.clock.generating():
-            prompts = [build(protocol.prompt, item.question, engine.tokenizer) for item in items]
             answers = engine.generate(
                 prompts,
                 [protocol.budget(item.benchmark) for item in items],
@@ -230,8 +261,6 @@ class Attempt:
             for answer in samples
         ]
         self.clock.generated(sum(output.n_output_tokens for output in outputs))
-        with self.clock.phase("write"):
-            self._with_room(lambda: self._chunks.keep(number, outputs))
         return outputs
 
     def _charged(self, item: Item, answer: Generated) -> int:
@@ -296,13 +325,14 @@ class Attempt:
                 "host": self._job.host,
                 "job": self._job.id,
                 "restart": self._job.restart,
-                "chunks": self.chunks,
+                "chunks": self._chunks.durable(),
                 "earlier_seconds": self._earlier_seconds,
+                "device_seconds": self.clock.device_seconds,
                 "device": self._device,
                 "fingerprint": self._fingerprint,
                 "versions": self._versions | {"python": platform.python_version()},
                 "usage": self.clock.usage() | self._usage,
-                "seconds": self.clock.seconds,
+                "seconds": dict(self.clock.seconds),
                 "started": self.clock.started,
                 "ended": now(),
                 **json.loads(json.dumps(found, default=_dump)),

@@ -1,5 +1,8 @@
 """Merges one candidate in memory, tensor by tensor, with mergekit's own methods.
 
+All methods that mergekit 0.1.5 registers can be merged so. What needs more than one tensor at a
+time, its slices and its surgery on tokenizers, is nothing that a recipe can say.
+
 The order is mergekit's and the seed is set anew for each merge, so that methods that draw random
 numbers give what `mergekit-yaml --random-seed` gives. Arithmetic is in float32, the result
 in bfloat16. Memory stays near one model where the parents come tensor by tensor: see `parents`.
@@ -23,7 +26,8 @@ from l2s_hpc.task.engines import EngineError, MergeError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _NODE_FAULTS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
-"""What a device raises that is no fault of the recipe."""
+_NODE_WORDS = ("DefaultCPUAllocator", "CUDA error")
+"""What a device raises that is no fault of the recipe, and what a plain RuntimeError of it says."""
 
 
 class TensorSource(Protocol):
@@ -97,8 +101,8 @@ def _merge_one(
     except _NODE_FAULTS as error:
         raise EngineError(f"the device fails at the merge of {name}: {error}") from error
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        if "DefaultCPUAllocator" in str(error):
-            raise EngineError(f"no memory for the merge of {name}: {error}") from error
+        if any(words in str(error) for words in _NODE_WORDS):
+            raise EngineError(f"the device fails at the merge of {name}: {error}") from error
         raise MergeError(f"mergekit cannot merge {name}: {error}") from error
 
 

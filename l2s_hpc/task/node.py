@@ -1,4 +1,4 @@
-"""Where a worker runs: the Slurm job that it belongs to, and a disk that may be full."""
+"""Where a worker runs: the Slurm job that it belongs to, its folders, disks that may be full."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from l2s_hpc.errors import NO_ROOM
+from l2s_hpc.errors import NO_ROOM, DamageError
 
 T = TypeVar("T")
 
@@ -24,6 +25,8 @@ TEAM_VARIABLE = "L2S_TEAM"
 
 _LOOK_AGAIN_SECONDS = 5.0
 _MOST_LOG = 1_000_000
+_OTHERS, _OTHERS_WRITE = 0o077, 0o022
+"""Bits of a folder's mode: what the group and all others may."""
 
 
 class NoRoom(OSError):
@@ -66,6 +69,48 @@ def node_path(text: str) -> Path:
     with contextlib.suppress(RuntimeError):  # no such user
         path = path.expanduser()
     return path
+
+
+def own_folder(named: str, below: str = "") -> Path:
+    """Return a folder that nobody but this user can change, made with mode 700 if it is not there.
+
+    So what lies in it can be believed: a process of this user has put it there.
+
+    Args:
+        named: the folder, as a site names it.
+        below: a name; then the folder is the one of this name in `named`, where others may have
+            folders too, and it is for this user alone: others may not even read it.
+
+    Raises:
+        DamageError: it is no path on this node, or somebody else could change what is in it.
+        OSError: it cannot be made.
+    """
+    path = node_path(named)
+    if "$" in str(path) or not path.is_absolute():
+        raise DamageError(f"{path} is not an absolute path on this node")
+    path = Path(os.path.realpath(path)) / below
+    place = path.parent
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_place(place)
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise DamageError(f"{path} is not a folder of this user: name another place")
+    if found.st_mode & (_OTHERS if below else _OTHERS_WRITE):
+        mode = stat.S_IMODE(found.st_mode)
+        raise DamageError(f"{path} is open to others (mode {mode:o}): remove it, or name another")
+    return path
+
+
+def _check_place(place: Path) -> None:
+    """Refuse a place where somebody else could put a folder of their own in place of ours."""
+    found = place.stat()
+    others_rename = found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX
+    if others_rename or found.st_uid not in (0, os.geteuid()):
+        raise DamageError(
+            f"others could rename what is in {place}: name a folder of your own, or take their "
+            f"right to write there (chmod go-w)"
+        )
 
 
 def say(text: str) -> None:

@@ -21,7 +21,13 @@ import torch
 
 from l2s_hpc.errors import UserError
 from l2s_hpc.recipes.models import EMBEDDING, HEAD, Model, merged_tensors
-from l2s_hpc.recipes.placement import Placement, choose, parents_bytes, room_beside
+from l2s_hpc.recipes.placement import (
+    Placement,
+    choose,
+    merging_bytes,
+    parents_bytes,
+    room_beside,
+)
 from l2s_hpc.task.engines import EngineError
 from l2s_hpc.task.reader import CUT, PIECE, File, Near, Place, Reader, Stored, stored_in
 
@@ -48,7 +54,8 @@ class Parents:
         models: the models by the names that recipes give them; what is the same file for two of
             them is read and kept once.
         device: `cpu`, `cuda`, or a GPU as torch calls it.
-        room: bytes on the device that the parents may take; None: 90 % of what is free now.
+        room: bytes on the device that the parents may take; None: what is free now, but for what
+            merges need.
         placed: keep them so, whatever fits.
 
     Raises:
@@ -70,10 +77,11 @@ class Parents:
         except EngineError:
             self.close()
             raise
+        self._identities = {name: model.identity for name, model in models.items()}
         where = torch.device(device)
         if room is None:
-            cuda = where.type == "cuda"
-            room = room_beside(torch.cuda.mem_get_info(where)[0], 0) if cuda else 0
+            free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else 0
+            room = room_beside(free, 0, merging_bytes(models))
         self.placement: Placement = placed or choose(where.type, parents_bytes(models), room)
         self._kept = self._keep(where)
 
@@ -121,13 +129,21 @@ class Parents:
         return self._way.get(tensor, stored)
 
     def check(self) -> None:
-        """Make sure that the files are the ones that were opened.
+        """Make sure that the files are the ones that were opened; to be touched is no change.
 
         Raises:
             EngineError: one was changed, replaced or removed.
         """
         for file in self._files.values():
-            file.check()
+            file.check(self._is_as_before)
+
+    def _is_as_before(self, model: str) -> bool:
+        """Whether a model's identity, read anew, is the one that it had."""
+        try:
+            found = Model(model, self._models[model].folder).identity
+        except (UserError, OSError):
+            return False
+        return found == self._identities[model]
 
     def close(self) -> None:
         """Free the device and close the files; tensors that were given out stay valid."""

@@ -1,10 +1,11 @@
-"""Finishes one candidate in the background while the next one generates."""
+"""Writes and finishes in the background what was generated, while the engine goes on."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from types import TracebackType
 
 
 class Ended(BaseException):
@@ -15,6 +16,30 @@ class Ended(BaseException):
         self.error = error
 
 
+class Outcome:
+    """Keeps the first error of what is done under it, for who asks later."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self._error = self._error or error
+        return True
+
+    def check(self) -> None:
+        """Raise what was kept, if anything was."""
+        if self._error is not None:
+            raise self._error
+
+
 class Background:
     """A thread that does one thing after another, for a main thread that hears signals.
 
@@ -22,10 +47,10 @@ class Background:
     be interrupted anywhere: nothing but the queue decides what was given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "background") -> None:
         self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, name="background", daemon=True).start()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def give(self, work: Callable[[], None]) -> None:
         """Have this done, once what was given before is done.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,17 +53,29 @@ class File:
             raise EngineError(f"model '{model}': {error.strerror}", path=path) from error
         self._state = _state(os.fstat(self.descriptor))
 
-    def check(self) -> None:
+    def check(self, is_as_before: Callable[[str], bool]) -> None:
+        """Make sure that this is the file that was opened, with the content that it had.
+
+        Args:
+            is_as_before: looks into the files of a model; asked only where the time is all that
+                differs, as after `touch`.
+
+        Raises:
+            EngineError: it was changed, replaced or removed.
+        """
         try:
-            same = _state(self.path.stat()) == self._state
+            now = _state(self.path.stat())
         except OSError:
-            same = False
-        if not same:
+            now = None
+        if now == self._state:
+            return
+        if now is None or now[:-1] != self._state[:-1] or not is_as_before(self.model):
             raise EngineError(
                 f"a weight file of model '{self.model}' changed while it was in use",
                 hint="a search needs the same parents from its beginning to its end",
                 path=self.path,
             )
+        self._state = now
 
 
 @dataclass(frozen=True)

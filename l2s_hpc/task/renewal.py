@@ -16,6 +16,10 @@ _VARIABLE = "L2S_RENEWED"
 """The task under way, and how often it was begun anew, as `KEY:TIMES`."""
 
 
+_PARENTS_VARIABLE = "L2S_PARENTS"
+"""`away` once the GPU had no room for the parents: a process that is begun anew inherits it."""
+
+
 def begin_anew(task: str) -> None:
     """Become a new worker with the same process id, arguments and claims, for the same task.
 
@@ -45,3 +49,14 @@ def begin_anew(task: str) -> None:
 def unfinished() -> str:
     """Return the task that this process goes on with; empty if it is a first one."""
     return os.environ.get(_VARIABLE, "").rpartition(":")[0]
+
+
+def keep_parents_away() -> None:
+    """Let no later engine of this worker keep the parents on the GPU."""
+    os.environ[_PARENTS_VARIABLE] = "away"
+    say("the GPU is out of memory: from now on the parents come from the page cache")
+
+
+def parents_may_stay() -> bool:
+    """Whether an engine may keep the parents on the GPU, if they fit."""
+    return os.environ.get(_PARENTS_VARIABLE) != "away"

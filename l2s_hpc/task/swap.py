@@ -6,7 +6,9 @@ Every remedy for what goes wrong silently stands here. Seen with vLLM 0.26 on GP
   those of another batch, which changes tokens too: `forget` comes before every batch;
 - on CPUs linear weights are repacked when they are loaded, so that they are written by vLLM's own
   reload; the head of a tied model keeps the old embedding there until it is repacked too;
-- a part of the tensors is accepted, and mixes two models; so all are counted and compared first;
+- a part of the tensors is accepted, and mixes two models; so all are counted and compared;
+- vLLM may stop reading where it knows all that it needs; what is left must still be whole, and
+  finite, so that it is read to its end;
 - whatever is raised in between leaves a mixed model: the engine is not to be used again.
 """
 
@@ -20,6 +22,8 @@ import torch
 from l2s_hpc.task.engines import EngineError
 
 Shapes = Mapping[str, tuple[int, ...]]
+FAULTS = (RuntimeError, ValueError, TypeError, LookupError, OSError, MemoryError, AssertionError)
+"""How vLLM and CUDA fail."""
 
 
 def swap(llm: Any, tensors: Iterable[tuple[str, torch.Tensor]], shapes: Shapes, where: str) -> None:
@@ -33,17 +37,26 @@ def swap(llm: Any, tensors: Iterable[tuple[str, torch.Tensor]], shapes: Shapes, 
         where: the engine's device: `cpu` or `cuda`.
 
     Raises:
-        EngineError: a tensor is missing, unknown or of another shape, or vLLM refuses it. As with
-            whatever `tensors` raises, the model is a mixture then.
+        EngineError: a tensor is missing, unknown or of another shape, vLLM refuses it, or the
+            device has no room for it. As with whatever `tensors` raises, the model is a mixture
+            then.
     """
     whole = _whole(tensors, shapes)
-    if where == "cpu":
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
-        llm.apply_model(_repack_tied_head)
-    else:
-        (left,) = llm.apply_model(lambda model: _write(model, whole))
-        if left:
-            raise EngineError(f"vLLM left parameters of the old model: {', '.join(left)}")
+    left: list[str] = []
+    try:
+        if where == "cpu":
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
+            llm.apply_model(_repack_tied_head)
+        else:
+            (left,) = llm.apply_model(lambda model: _write(model, whole))
+        for _ in whole:
+            pass
+    except FAULTS as error:
+        raise EngineError(
+            f"the live model cannot be written: {type(error).__name__}: {error}"
+        ) from error
+    if left:
+        raise EngineError(f"vLLM left parameters of the old model: {', '.join(left)}")
 
 
 def forget(llm: Any) -> None:
@@ -78,9 +91,6 @@ def _whole(
 def _write(model: Any, tensors: Iterator[tuple[str, torch.Tensor]]) -> list[str]:
     """Write tensors into a model on a GPU; return parameters that were not written, at most 3."""
     written = model.load_weights(tensors)
-    # vLLM stops reading where it knows all that it needs; what is left must still be whole.
-    for _ in tensors:
-        pass
     every = {name for name, _ in model.named_parameters()}
     return sorted(every - (every if written is None else set(written)))[:3]
 

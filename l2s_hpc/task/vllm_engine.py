@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,14 +20,15 @@ from l2s_hpc.recipes.models import (
     merged_config,
     merged_shapes,
 )
-from l2s_hpc.recipes.placement import room_beside
+from l2s_hpc.recipes.placement import merging_bytes, room_beside
 from l2s_hpc.records import Protocol, Recipe, short_hash
 from l2s_hpc.task.cycles import CycleGuard
 from l2s_hpc.task.engines import EngineError, EngineStartError, Generated, Tell, answer, limits_of
 from l2s_hpc.task.merge import merge
-from l2s_hpc.task.mirror import mirrored
+from l2s_hpc.task.mirror import mirrored, unknown
 from l2s_hpc.task.parents import Parents
-from l2s_hpc.task.swap import forget, swap
+from l2s_hpc.task.renewal import keep_parents_away, parents_may_stay
+from l2s_hpc.task.swap import FAULTS, forget, swap
 from l2s_hpc.task.vllm_start import context, kv_bytes, start_vllm, vllm_version
 
 _CANARY = (
@@ -36,8 +38,6 @@ _CANARY = (
     "User: How many days are three weeks? Assistant:",
 )
 _CANARY_TOKENS = 24
-_FAULTS = (RuntimeError, ValueError, TypeError, OSError, AssertionError)
-"""How vLLM and CUDA fail."""
 
 
 class VllmEngine:
@@ -68,12 +68,13 @@ class VllmEngine:
         self._steps = self._running = 0
         first = next(m for m in models.values() if m.tied == config["tie_word_embeddings"])
         needs = merged_bytes(models) + kv_bytes(protocol, config)
-        room, share = _room(self._where, needs)
+        room, share = _room(self._where, needs, models)
         self._parents = Parents(models, self._where, room)
         try:
-            self._parents.read()
-            self._llm = start_vllm(protocol, models, first, cache, share)
-            self._begin(first, models)
+            with self._memory_watched():
+                self._parents.read()
+                self._llm = start_vllm(protocol, models, first, cache, share)
+                self._begin(first, models)
         except EngineError:
             self._parents.close()
             raise
@@ -90,7 +91,7 @@ class VllmEngine:
             self.fingerprint = self._check_swap(first, models)
         except EngineStartError:
             raise
-        except (EngineError, *_FAULTS) as error:
+        except (EngineError, *FAULTS) as error:
             raise EngineStartError(f"the engine fails at its first swap: {error}") from error
 
     def load(self, recipe: Recipe) -> Mapping[str, float]:
@@ -104,7 +105,8 @@ class VllmEngine:
         start = time.perf_counter()
         merging = _Timed(merge(recipe, self._parents, self._names, self._where))
         self._parents.check()
-        self._swap(merging, recipe.candidate)
+        with self._memory_watched():
+            self._swap(merging, recipe.candidate)
         return {"merge": merging.seconds, "load": time.perf_counter() - start - merging.seconds}
 
     def generate(
@@ -123,11 +125,12 @@ class VllmEngine:
         for prompt, budget in zip(prompts, budgets, strict=True):
             for sample in range(samples):
                 chunk.ask(prompt, budget, self._seed(sample, prompt))
-        try:
-            chunk.run()
-        except _FAULTS as error:
-            self.broken, self._live = True, ""
-            raise EngineError(f"vLLM failed: {type(error).__name__}: {error}") from error
+        with self._memory_watched():
+            try:
+                chunk.run()
+            except FAULTS as error:
+                self.broken, self._live = True, ""
+                raise EngineError(f"vLLM failed: {type(error).__name__}: {error}") from error
         self._steps += chunk.steps
         self._running += chunk.running
         rows = [self._answer(n % samples, asked) for n, asked in enumerate(chunk.asked)]
@@ -148,6 +151,16 @@ class VllmEngine:
         self._live = ""
         self._parents.close()
 
+    @contextlib.contextmanager
+    def _memory_watched(self) -> Iterator[None]:
+        """Keep the parents off the device from now on, if it has no room for all."""
+        try:
+            yield
+        except EngineError as error:
+            if self._parents.placement == "device" and "out of memory" in str(error).lower():
+                keep_parents_away()
+            raise
+
     def _swap(self, tensors: Iterator[tuple[str, torch.Tensor]], live: str) -> None:
         self._live = ""
         self.broken = True
@@ -163,8 +176,7 @@ class VllmEngine:
         other = next((m for m in models.values() if m.identity != first.identity), first)
         self._swap(self._copied(other), other.name)
         answers = [fresh, self._canary()]
-        # Back as it was would not show what stayed from the start.
-        self._swap(((n, mirrored(n, t)) for n, t in self._copied(first)), first.name)
+        self._swap(self._mirrored(first), first.name)
         if self._canary() != fresh:
             raise EngineStartError(
                 f"the canary found that weights of '{first.name}' that are written into the live "
@@ -177,6 +189,21 @@ class VllmEngine:
     def _copied(self, model: Model) -> Iterator[tuple[str, torch.Tensor]]:
         for name in self._names:
             yield name, self._parents.get(model.name, name).to(torch.bfloat16)
+
+    def _mirrored(self, model: Model) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the tensors of a model of other weights that answers the same, if it can be made.
+
+        Back as it was would not show what stayed from the start.
+        """
+        strange = unknown(self._names)
+        if strange:
+            logging.getLogger("vllm").warning(
+                "the canary shows less for models with tensors such as %s: weights that stay from "
+                "the start of the engine would not be seen",
+                strange[0],
+            )
+            return self._copied(model)
+        return ((name, mirrored(name, tensor)) for name, tensor in self._copied(model))
 
     def _canary(self) -> list[list[int]]:
         chunk = _Chunk(self._llm, self._protocol, None)
@@ -261,19 +288,30 @@ class _Chunk:
         """Generate until every request is answered; an error, or a signal, ends them all."""
         try:
             while self._engine.has_unfinished_requests():
-                waiting = self._engine.get_num_unfinished_requests()
+                asked = self._engine.get_num_unfinished_requests()
+                outputs = self._engine.step()
                 self.steps += 1
-                self.running += min(waiting, self._most)
-                for output in self._engine.step():
+                self.running += min(asked - self._waiting(), self._most)
+                for output in outputs:
                     self._take(output)
                 self._say()
         finally:
             self._abort()
 
+    def _waiting(self) -> int:
+        """Return the requests for which the step had no room; 0 where vLLM does not tell."""
+        try:
+            return int(self._engine.engine_core.engine_core.scheduler.get_request_counts()[1])
+        except (AttributeError, TypeError, LookupError):
+            return 0
+
     def _take(self, output: Any) -> None:
         asked = self.asked[int(output.request_id)]
         if asked.in_cycle:
             return
+        if output.finished and output.outputs[0].finish_reason not in ("stop", "length"):
+            reason = output.outputs[0].finish_reason
+            raise RuntimeError(f"an answer was ended with '{reason}' after {len(asked.ids)} tokens")
         new = list(output.outputs[0].token_ids)
         asked.ids += new
         self._tokens += len(new)
@@ -294,7 +332,7 @@ class _Chunk:
 
     def _abort(self) -> None:
         """End what is still under way, after an error or a signal."""
-        with contextlib.suppress(*_FAULTS):
+        with contextlib.suppress(*FAULTS):
             if self._engine.has_unfinished_requests():
                 self._engine.abort_request([str(number) for number in range(len(self.asked))])
 
@@ -317,9 +355,10 @@ class _Timed:
             self.seconds += time.perf_counter() - start
 
 
-def _room(where: str, needs: int) -> tuple[int | None, float]:
+def _room(where: str, needs: int, models: Mapping[str, Model]) -> tuple[int | None, float]:
     """Return the bytes of a GPU that are left for parents, and the share that vLLM needs."""
     if where == "cpu":
         return None, 0.0
     free, total = torch.cuda.mem_get_info()
-    return int(min(room_beside(total, needs), free - needs)), min(needs / total, 0.9)
+    room = room_beside(free, needs, merging_bytes(models)) if parents_may_stay() else 0
+    return room, min(needs / total, 0.9)

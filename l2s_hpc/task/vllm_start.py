@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from l2s_hpc.recipes.models import Model, merged_config, token_bytes
 from l2s_hpc.records import Protocol, short_hash
 from l2s_hpc.store.files import write_json
 from l2s_hpc.task.engines import EngineError, EngineStartError
-from l2s_hpc.task.node import node_path
 
 _PROMPT_TOKENS = 4096
 """Room for prompts beside the longest answer, where the model's context is that long."""
 
 _WEIGHT_FILES = ("*.safetensors", "model.safetensors.index.json")
+_CACHES = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _TESTED = ((0, 26), (0, 32))
 """The oldest and the newest version that it was run with."""
 
@@ -35,11 +35,11 @@ def start_vllm(
         protocol: says what shapes the running batch.
         models: all input models.
         first: the one whose weights it starts with; it ties its head only if all do.
-        cache: a folder of this node for compiled code, shared by its tasks; empty: vLLM's own.
+        cache: a safe folder of this node for compiled code, shared by its tasks; empty: vLLM's own.
         room: the share of the GPU that is free for it, 0 to 1.
 
     Raises:
-        EngineError: vLLM is not installed.
+        EngineError: vLLM is not installed, or its cache cannot be written.
         EngineStartError: it does not start.
     """
     config = merged_config(models, protocol.tokenizer)
@@ -106,9 +106,23 @@ def _set_environment(protocol: Protocol, config: Mapping[str, Any], cache: str) 
             # What guesses n-grams sets torch's threads too, in its own way.
             "NUMBA_NUM_THREADS": threads,
         }
-    if cache:
-        always["VLLM_CACHE_ROOT"] = str(node_path(cache))
     os.environ.update(always)
+    _set_cache(cache)
+
+
+def _set_cache(cache: str) -> None:
+    """Let compiled code lie in this folder; empty: where it would lie without us.
+
+    A process that is begun anew inherits what was set here, by vLLM too, perhaps for a disk that is
+    full now: so what was set before is kept.
+    """
+    for name in _CACHES:
+        before = os.environ.setdefault(f"L2S_BEFORE_{name}", os.environ.get(name, ""))
+        os.environ.pop(name, None)
+        if before:
+            os.environ[name] = before
+    if cache:
+        os.environ["VLLM_CACHE_ROOT"] = cache
 
 
 def _check_version(text: str) -> None:
@@ -127,19 +141,33 @@ def _check_version(text: str) -> None:
 def _model_folder(config: Mapping[str, Any], first: Model) -> Path:
     """Return a folder with the merged model's configuration and one model's weights.
 
-    vLLM keys its compiled code by this path, so that it depends on the models alone.
+    vLLM keys its compiled code by this path, so that it depends on the models alone; it is the same
+    for a model and its copy.
     """
     from vllm import envs
 
-    key = short_hash([config, str(first.folder.resolve()), first.identity])
-    folder = Path(envs.VLLM_CACHE_ROOT) / "l2s-models" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in _WEIGHT_FILES:
-        for file in sorted(first.folder.glob(pattern)):
-            with contextlib.suppress(FileExistsError):
-                (folder / file.name).symlink_to(file.resolve())
-    write_json(folder / "config.json", dict(config))
+    folder = Path(envs.VLLM_CACHE_ROOT) / "l2s-models" / short_hash([config, first.identity])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in _WEIGHT_FILES:
+            for file in sorted(first.folder.glob(pattern)):
+                _link(folder / file.name, file.resolve())
+        write_json(folder / "config.json", dict(config))
+    except OSError as error:
+        raise EngineError(
+            f"vLLM's cache cannot be written: {error.strerror}",
+            hint="name another folder in site.vllm.cache or site.scratch",
+            path=folder,
+        ) from error
     return folder
+
+
+def _link(link: Path, target: Path) -> None:
+    """Let a link lead to a file, at once: another task may open it meanwhile."""
+    if not (link.is_symlink() and link.readlink() == target):
+        temporary = link.with_name(f".{link.name}.{secrets.token_hex(6)}")
+        temporary.symlink_to(target)
+        temporary.replace(link)
 
 
 def _settings(protocol: Protocol, config: Mapping[str, Any], room: float) -> dict[str, Any]:

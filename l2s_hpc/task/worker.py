@@ -42,7 +42,7 @@ from l2s_hpc.task.node import EngineLog, NoRoom, job, let_go_of_logs, say
 from l2s_hpc.task.pipeline import Background, Ended
 from l2s_hpc.task.progress import Progress
 from l2s_hpc.task.renewal import begin_anew, unfinished
-from l2s_hpc.task.scratch import near
+from l2s_hpc.task.scratch import Copies, cache_folder
 from l2s_hpc.task.team import run_team
 
 _LAST_SECONDS = 8.0
@@ -66,9 +66,9 @@ class NewProcess(BaseException):
 class Worker:
     """Keeps what is dear between candidates: the parents, the engine, the grader.
 
-    The main thread, where signals arrive, merges and generates; what was generated is graded and
-    written in the background, while the next candidate generates. Receipts come in the order of the
-    candidates, but for that of an interruption.
+    The main thread, where signals arrive, merges and generates. Another one writes each chunk while
+    the next one generates, and a third one grades and finishes a candidate while the next candidate
+    generates. Receipts come in the order of the candidates, but for that of an interruption.
     """
 
     def __init__(self, run: Path, number: str = "") -> None:
@@ -78,6 +78,7 @@ class Worker:
         self.grader = Grader()
         self.engine: Engine | None = None
         self.background = Background()
+        self.writer = Background("writer")
         self._number = number
         self.log = EngineLog()
         self._hurry = threading.Event()
@@ -88,6 +89,7 @@ class Worker:
         self._evaluations: dict[str, Evaluation] = {}
         self._places: dict[str, str] = {}
         self._scratch = self._cache = ""
+        self._copies = Copies()
 
     def do(self, key: str) -> None:
         """Do one task, and leave a receipt of every candidate that gets its turn.
@@ -97,8 +99,7 @@ class Worker:
         """
         task = Task.model_validate(read_json(self.paths.task(key)))
         self._places, self._device_free = task.models, None
-        self._scratch = task.scratch
-        self._cache = task.cache or (f"{task.scratch}/vllm" if task.scratch else "")
+        self._scratch, self._cache = task.scratch, task.cache
         progress = Progress(self.paths.progress(key, self._number), task, job().host)
         try:
             self._do(task, progress)
@@ -108,15 +109,25 @@ class Worker:
             progress.remove()
 
     def _do(self, task: Task, progress: Progress) -> None:
+        last: Attempt | None = None
         try:
             for number, candidate in enumerate(task.candidates):
                 evaluation = self._evaluation(candidate.evaluation)
                 attempt = Attempt(
-                    self.info.id, self.paths, candidate, evaluation, task.disk_seconds, self._hurry
+                    self.info.id,
+                    self.paths,
+                    candidate,
+                    evaluation,
+                    task.disk_seconds,
+                    self._hurry,
+                    self.writer,
                 )
                 if attempt.claim():
+                    last = attempt
                     progress.begin(number, len(evaluation.items))
                     self._attempt(attempt, progress)
+            if last is not None:
+                last.clock.last = True
             self.background.wait()
         except Interrupted as error:
             self._finish_in_time(error)
@@ -126,6 +137,7 @@ class Worker:
             raise
 
     def close(self) -> None:
+        self._copies.close()
         self.grader.close()
         if self.engine is not None:
             self.engine.close()
@@ -133,6 +145,8 @@ class Worker:
 
     def _attempt(self, attempt: Attempt, progress: Progress | None = None) -> None:
         """Generate, and have the rest done in the background; a failure is written down."""
+        if self._device_free is not None:
+            attempt.clock.free_since = self._device_free
         try:
             self.log.turn_to(attempt.paths.engine_log)
             with attempt.clock.phase("start"):
@@ -142,19 +156,22 @@ class Worker:
         except Interrupted as error:
             # What was generated may be in the background already. A signal that comes right after
             # the receipt does not turn success into failure.
+            attempt.written(self._seconds_left())
             if attempt.generated:
                 self._settled_in_time()
             attempt.fail(Failure(kind=error.kind, message=str(error)), self.engine)
             raise
         except (Ended, Fenced) as error:
+            attempt.written(_LAST_SECONDS)
             attempt.fail(Failure(kind="interrupted", message=f"its task ended: {error}"))
             raise
         except Exception as error:  # the outermost frame: written down, and the next one goes on
-            self._device_free = time.perf_counter()
             try:
+                attempt.written()
                 self.background.wait()
             finally:
                 attempt.fail(_failure(error), self.engine)
+            self._device_free = time.perf_counter()
             if isinstance(error, EngineStartError):
                 raise NewProcess from error
             broken = self.engine is not None and self.engine.broken
@@ -169,8 +186,6 @@ class Worker:
             if progress is not None:
                 progress.tell(answers // samples, tokens)
 
-        if self._device_free is not None:
-            attempt.clock.free_since = self._device_free
         if progress is not None:
             progress.ready()
         attempt.generate(engine, tell)
@@ -199,15 +214,21 @@ class Worker:
 
     def _settled_in_time(self) -> bool:
         """Whether nothing is left in the background before the time is over that is left."""
+        return self.background.settled(self._seconds_left())
+
+    def _seconds_left(self) -> float:
+        """Return how long who was told to end may still wait; from the first call on it hurries."""
         if not self._hurry.is_set():
             self._hurry.set()
             self._deadline = time.monotonic() + _LAST_SECONDS
-        return self.background.settled(max(self._deadline - time.monotonic(), 0.0))
+        return max(self._deadline - time.monotonic(), 0.0)
 
     def _open(self, protocol: Protocol) -> Engine:
         if self.engine is None or self._engine_key != protocol:
             self._discard_engine()
-            self.engine = open_engine(protocol, self._models(), self._cache)
+            vllm = protocol.engine == "vllm"
+            cache = cache_folder(self._scratch, self._cache) if vllm else ""
+            self.engine = open_engine(protocol, self._models(), cache)
             self._engine_key = protocol
         return self.engine
 
@@ -235,7 +256,7 @@ class Worker:
                     hint="is its cache older, or was the model changed?",
                     path=model.folder,
                 )
-        return near(models, self._scratch, self.info.identities)
+        return self._copies.near(models, self._scratch, self.info.identities)
 
     def _evaluation(self, name: str) -> Evaluation:
         if name not in self._evaluations:

@@ -116,6 +116,15 @@ class TestBadInput:
         text = refused(mini, tmp_path / "run", "splits.search={share = 0.6}")
         assert "the shares overlap" in text
 
+    def test_answers_longer_than_the_context(self, mini: Mini, tmp_path: Path) -> None:
+        settings = ("protocol.max_tokens=512", "site.engine=transformers")
+        text = refused(mini, tmp_path / "run", *settings)
+        assert "protocol.max_tokens = 512 leaves no room for a prompt" in text
+        assert "context of 512 tokens" in text
+        words = [word for setting in settings for word in ("--set", setting)]
+        done = l2s("plan", mini.job, "--site", mini.site, *words)
+        assert done.returncode == 2 and done.stderr == text
+
     def test_folder_in_use(self, mini: Mini, tmp_path: Path) -> None:
         run = tmp_path / "run"
         run.mkdir()
@@ -167,6 +176,10 @@ def test_run_prints_front_and_report(mini: Mini, tmp_path: Path) -> None:
 
 def test_json_is_alone_on_stdout(finished: tuple[Mini, Path]) -> None:
     mini, run = finished
+    report = json.loads(l2s("report", run, "--json").stdout)
+    (node,) = report["nodes"]
+    assert report["report"] == str(run / "report.html") and report["notes"] == []
+    assert node["candidates"] > 0 and node["odd"] is None and "generate" in node["seconds"]
     status = json.loads(l2s("status", run, "--json").stdout)
     assert status["phase"] == "complete" and status["generation"] == 3
     rows = json.loads(l2s("front", run, "--json").stdout)

@@ -15,6 +15,7 @@ def test_two_candidates_of_the_toy_family() -> None:
     rows = findings(done)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "two candidates of the toy family" in done.stderr
+    assert rows["self-test grader"]["found"].endswith("finds x + 1 equal to 1 + x")
     for label in ("average", "task_arithmetic"):
         found = rows[f"self-test {label}"]["found"]
         assert found.startswith("16 answers, ") and " right, " in found and "generate" in found
@@ -36,6 +37,45 @@ def test_a_site_that_cannot_generate(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "no receipt" in rows["self-test average"]["found"]
     assert "--wait" in rows["self-test average"]["remedy"]
+
+
+SCRIPTED = 'name = "s"\nexecutor = "local"\nengine = "scripted"\nsetup = ["echo hello"]\n'
+SHORT_OF_MEMORY = """
+import resource
+if resource.getrlimit(resource.RLIMIT_AS)[0] == 2 * 1024**3:
+    raise MemoryError("no room for sympy")
+"""
+
+
+def other_math_verify(
+    folder: Path, file: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, dict[str, dict[str, str]]]:
+    """Ask about a node that finds this file before the real package."""
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(text, encoding="utf-8")
+    (folder / "site.toml").write_text(SCRIPTED, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")
+    done = doctor_node("--site", str(folder / "site.toml"), "--json", "--wait", "60")
+    return done.returncode, findings(done)
+
+
+def test_a_grader_that_works_in_no_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, rows = other_math_verify(tmp_path, "math_verify.py", SHORT_OF_MEMORY, monkeypatch)
+    row = rows["self-test grader"]
+    assert code == 3 and rows["node packages"]["result"] == "ok" and row["result"] == "failure"
+    assert "cannot be imported: MemoryError: no room for sympy" in row["found"] and row["remedy"]
+
+
+def test_another_version_of_the_grader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = "math_verify-0.0.1.dist-info/METADATA"
+    text = "Name: math-verify\nVersion: 0.0.1\n"
+    code, rows = other_math_verify(tmp_path, file, text, monkeypatch)
+    assert code == 3 and rows["grader"]["result"] == "failure"
+    assert rows["grader"]["found"].startswith("math-verify 0.0.1; verdicts need 0.9.0")
+    assert "pip install math-verify==0.9.0" in rows["grader"]["remedy"]
+    assert rows["self-test"]["found"] == "not run: see the failures above"
 
 
 def test_setup_lines_come_first_and_an_interpreter_may_be_wrong(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ from mergekit.config import MergeConfiguration
 from mergekit.merge import MergeOptions, run_merge
 from mergekit.merge_methods import registry
 from mergekit.merge_methods.base import MISSING
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from l2s_hpc.recipes.methods import METHODS, RANDOM, TESTED
 from l2s_hpc.recipes.models import Model, merged_tensors
+from l2s_hpc.recipes.placement import merging_bytes
 from l2s_hpc.recipes.recipe import average, mergekit_config, single_model
 from l2s_hpc.records import Recipe
-from l2s_hpc.task.engines import MergeError
+from l2s_hpc.task import blocks
+from l2s_hpc.task.engines import EngineError, MergeError
 from l2s_hpc.task.merge import merge
 from l2s_hpc.task.parents import Parents
 from tests.helpers import QUARTERS, recipe_of, search_config, toy_models
@@ -230,6 +236,7 @@ def test_each_untested_method_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("method", UNTESTED)
 def test_untested_methods_go_the_same_way(method: str, tmp_path: Path) -> None:
+    """With those above these are all that mergekit registers: each goes tensor by tensor."""
     models = toy_models()
     recipe = by_hand(method, *UNTESTED[method])
     assert_equal(ours(recipe, models), theirs(recipe, models, tmp_path))
@@ -256,6 +263,25 @@ def test_what_mergekit_refuses_is_a_merge_error(
 ) -> None:
     with pytest.raises(MergeError, match=message):
         ours(by_hand(method, models, shared, base), toy_models())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.03 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_device_without_memory_is_no_fault_of_the_recipe(
+    fault: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*given: Any, **named: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr("l2s_hpc.task.merge.merge_tensors", failing)
+    with pytest.raises(EngineError, match=r"the device fails at the merge of model\.embed_tokens"):
+        ours(by_hand("linear", WEIGHTS, {}, None), toy_models())
 
 
 @pytest.mark.parametrize(
@@ -299,3 +325,67 @@ def test_groups_are_told_apart() -> None:
         expected = slow if "layers.2." in name else base
         assert torch.allclose(tensor.float(), expected[name].float(), atol=1e-2), name
         assert torch.equal(tensor, base[name]) == ("layers.2." not in name), name
+
+
+# What a merge takes.
+
+
+class Allocated(TorchDispatchMode):
+    """Adds up the bytes of all tensors that are made, and notes the most that are alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._alive: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage())
+        return found
+
+    def _note(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._alive:
+            self._alive.add(key)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._end, key, size)
+
+    def _end(self, key: int, size: int) -> None:
+        self._alive.discard(key)
+        self.now -= size
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("method", TESTED)
+def test_a_merge_takes_no_more_than_is_left_free_for_it(
+    method: str, count: int, in_blocks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In eight blocks, as the embedding of a 7B model; the inputs themselves count as parents."""
+    if in_blocks:
+        monkeypatch.setattr(blocks, "LARGE", 1)
+        monkeypatch.setattr(blocks, "in_blocks", partial(blocks.in_blocks, block=256 * 32))
+    names = ["m0", "m1", "m2"][: 1 if method == "slerp" else count]
+    models = {}
+    for seed, name in enumerate([*names, "base"]):
+        tensor = torch.randn(256, 256, generator=torch.Generator().manual_seed(seed))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}", encoding="utf-8")
+        save_file({"x": tensor.bfloat16()}, tmp_path / name / "model.safetensors")
+        models[name] = Model(name, tmp_path / name)
+    own = {"weight": 0.4, "density": 0.6}
+    kept = {k: v for k, v in own.items() if k in METHODS[method].scopes and method != "linear"}
+    each = {"weight": 0.4} if method == "linear" else kept
+    shared = {"t": 0.4} if method == "slerp" else {}
+    base = None if method == "linear" else "base"
+    recipe = by_hand(method, dict.fromkeys(names, each), shared, base)
+    with Parents(models, "cpu") as weights, Allocated() as allocated:
+        for _ in merge(recipe, weights, ["x"]):
+            pass
+    taken = allocated.most - 2 * 256 * 256 * len(models)
+    assert 0 < taken <= merging_bytes(models)

@@ -448,6 +448,17 @@ def touched(file: Path) -> None:
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
 
 
+def overwritten(file: Path) -> None:
+    """In place, with as many bytes."""
+    middle = file.stat().st_size // 2
+    with file.open("r+b") as stream:
+        stream.seek(middle)
+        byte = stream.read(1)
+        stream.seek(middle)
+        stream.write(bytes([byte[0] ^ 1]))
+    touched(file)
+
+
 def replaced(file: Path) -> None:
     """By a file of the same size and time."""
     before = file.stat()
@@ -462,7 +473,16 @@ def grown(file: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("change", [touched, replaced, grown, Path.unlink])
+def with_a_damaged_header(file: Path) -> None:
+    with file.open("r+b") as stream:
+        stream.seek(8)
+        stream.write(b"}")
+    touched(file)
+
+
+@pytest.mark.parametrize(
+    "change", [overwritten, with_a_damaged_header, replaced, grown, Path.unlink]
+)
 def test_check_finds_a_changed_file(
     change: Callable[[Path], None], placed: Placement, tmp_path: Path
 ) -> None:
@@ -474,6 +494,29 @@ def test_check_finds_a_changed_file(
         with pytest.raises(EngineError, match="a weight file of model 'slow' changed") as caught:
             parents.check()
         assert str(file) in str(caught.value)
+        with pytest.raises(EngineError, match="a weight file of model 'slow' changed"):
+            parents.check()  # for ever
+
+
+def test_a_file_that_was_only_touched_is_looked_into_once(
+    placed: Placement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {**toy_models("fast"), "slow": copied("slow", tmp_path / "slow")}
+    looked: list[str] = []
+    is_as_before = Parents._is_as_before
+
+    def noted(self: Parents, model: str) -> bool:
+        looked.append(model)
+        return is_as_before(self, model)
+
+    monkeypatch.setattr(Parents, "_is_as_before", noted)
+    with opened(models, placed) as parents:
+        parents.check()
+        assert looked == []
+        touched(models["slow"].folder / "model.safetensors")
+        parents.check()
+        parents.check()
+        assert looked == ["slow"]
 
 
 def test_no_room(tmp_path: Path) -> None:

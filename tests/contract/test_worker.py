@@ -340,15 +340,16 @@ def test_a_late_writer_leaves_nothing_once_the_next_attempt_has_begun(tmp_path: 
 
 
 FULL = """
-import errno, sys
+import errno, sys, threading
 from l2s_hpc.store import files
 from l2s_hpc.task import node, worker
 
 sync, tries, (first, count) = files._fsync, 0, map(int, sys.argv[1:3])
+whose = sys.argv[3]
 
 def full(path):
     global tries
-    if path.suffix == ".tmp":
+    if path.suffix == ".tmp" and whose in ("", threading.current_thread().name):
         tries += 1
         if first <= tries < first + count:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -356,15 +357,15 @@ def full(path):
 
 files._fsync = full
 node._LOOK_AGAIN_SECONDS = 0.01
-sys.exit(worker.main(sys.argv[3:]))
+sys.exit(worker.main(sys.argv[4:]))
 """
-"""The worker on a disk that is full for so many files, from the n-th on."""
+"""The worker on a disk that is full for so many files from the n-th on, of one thread or of all."""
 
 FOR_EVER = 10**6
 
 
-def on_full_disk(first: int, count: int) -> tuple[str, ...]:
-    return ("-c", FULL, str(first), str(count))
+def on_full_disk(first: int, count: int, thread: str = "") -> tuple[str, ...]:
+    return ("-c", FULL, str(first), str(count), thread)
 
 
 @pytest.mark.parametrize("first", [1, 8, 20])
@@ -391,14 +392,46 @@ def test_room_is_waited_for_at_every_write(what: str, first: int, tmp_path: Path
     verify_table(run.attempt(HALF).scores, run.receipt(HALF))
 
 
-def test_a_full_disk_is_nobodys_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [3, 7, 8], ids=["a chunk", "the last chunk", "its seal"])
+def test_a_full_disk_is_nobodys_fault(first: int, tmp_path: Path) -> None:
     """There is no room for a chunk, and then for the receipt there is."""
     run = Run(tmp_path, scripted(chunk_items=1), sums(4))
-    run.do(run.task("t", HALF, SLOW), program=on_full_disk(8, 1))
+    run.do(run.task("t", HALF, SLOW), program=on_full_disk(first, 1, "writer"))
     failure = run.receipt(HALF).failure
     assert failure is not None and failure.kind == "interrupted"
     assert failure.message.startswith("no room: ")
     verify_table(run.attempt(SLOW).scores, run.receipt(SLOW))
+
+
+SLOW_DISK = """
+import sys, threading, time
+from l2s_hpc.store import files
+from l2s_hpc.task import worker
+
+sync = files._fsync
+
+def slow(path):
+    if threading.current_thread().name == "writer":
+        time.sleep(0.3)
+    sync(path)
+
+files._fsync = slow
+sys.exit(worker.main(sys.argv[1:]))
+"""
+"""The worker on a disk that takes its time for chunks."""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_lets_a_chunk_come_to_the_disk(sent: signal.Signals, tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1, engine_settings={"chunk_delay": 0.5}), sums(4))
+    process = run.start(run.task("t", HALF), ("-c", SLOW_DISK))
+    written = run.attempt(HALF).chunk(0)
+    until(written.exists, process, 0.001)
+    assert not written.with_suffix(".json").exists()
+    process.send_signal(sent)
+    process.communicate(timeout=10)
+    assert process.returncode == 143 and run.receipt(HALF).chunks == 1
+    assert not list(written.parent.glob(".*.tmp"))
 
 
 # Several workers of one task
@@ -506,10 +539,24 @@ def test_a_candidate_generates_while_the_one_before_is_graded(tmp_path: Path) ->
     for before, after in pairwise(receipts):
         assert when(after.started) < when(before.ended) - 0.4, "it has begun during the grading"
         assert when(after.ended) > when(before.ended), "they end in order"
-        assert after.usage["gpu_idle"] < 0.4, "the device did not wait for the grader"
+    assert receipts[1].usage["gpu_idle"] < 0.4, "the device did not wait for the grader"
+    assert receipts[2].usage["gpu_idle"] > 0.4, "but of the last one it did"
     lasted = when(receipts[-1].ended) - when(receipts[0].started)
     worked = sum(sum(receipt.seconds.values()) for receipt in receipts)
     assert lasted < worked - 0.9, "two of three gradings cost no time"
+
+
+def test_no_second_of_a_device_counts_twice(tmp_path: Path) -> None:
+    """Four candidates, of which one fails; each is graded beside the next, the last one alone."""
+    run = Run(tmp_path, scripted(chunk_items=2, engine_settings={"chunk_delay": 0.2}), sums(4))
+    broken = HALF.model_copy(update={"config": {**HALF.config, "models": [{"model": "slow"}]}})
+    recipes = (MIXES[0], MIXES[1], broken, MIXES[2], MIXES[3])
+    run.do(run.task("t", *recipes), program=slow_grader(0.7))
+    receipts = [run.receipt(recipe) for recipe in recipes]
+    whole = when(receipts[-1].ended) - when(receipts[0].started)
+    assert whole - 0.2 < sum(receipt.lasted for receipt in receipts) < whole + 0.01
+    assert sum(when(r.ended) - when(r.started) for r in receipts) > whole + 1.0, "they overlap"
+    assert receipts[-1].lasted > 0.4 + 0.7, "its grading is the task's time too"
 
 
 def test_a_slow_grader_is_waited_for_and_the_receipt_says_so(tmp_path: Path) -> None:
@@ -540,7 +587,7 @@ def test_a_grader_that_does_not_start_fails_its_candidate(tmp_path: Path) -> Non
     (tmp_path / "math_verify.py").write_text("raise ImportError('away')", encoding="utf-8")
     run.do(run.task("t", SLOW), env={"PYTHONPATH": f"{ROOT}:{tmp_path}"})
     failure = run.receipt(SLOW).failure
-    assert failure is not None and "needs math-verify" in failure.message
+    assert failure is not None and "math-verify cannot be imported" in failure.message
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR2])

@@ -5,6 +5,7 @@ Every test fails if its remedy is taken out of `swap`, or of the engine.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from l2s_hpc.recipes.recipe import single_model
 from l2s_hpc.records import Recipe
 from l2s_hpc.task.engines import EngineError, MergeError
+from l2s_hpc.task.renewal import parents_may_stay
 from l2s_hpc.task.swap import forget
 from l2s_hpc.task.vllm_engine import VllmEngine
 from tests.engine.common import BLOCK, asked, fresh_ids, ids_of, opened, spied
@@ -154,9 +156,19 @@ def test_a_merge_that_fails_half_way_breaks_the_engine(engine: VllmEngine) -> No
     refuses(engine)
 
 
-@pytest.mark.parametrize("fault", [OSError("the disk went away"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("fault", "raised", "message"),
+    [
+        (OSError("the disk went away"), EngineError, "written: OSError: the disk went away"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
 def test_a_source_that_fails_half_way_breaks_the_engine(
-    engine: VllmEngine, fault: BaseException, monkeypatch: pytest.MonkeyPatch
+    engine: VllmEngine,
+    fault: BaseException,
+    raised: type[BaseException],
+    message: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever it is, the signals that end a task included."""
     get = engine._parents.get
@@ -167,8 +179,54 @@ def test_a_source_that_fails_half_way_breaks_the_engine(
         return get(model, tensor)
 
     monkeypatch.setattr(engine._parents, "get", failing)
-    with pytest.raises(type(fault)):
+    with pytest.raises(raised, match=message):
         engine.load(FAST)
+    refuses(engine)
+
+
+@pytest.mark.parametrize("placed", ["device", "host"])
+def test_a_device_without_room_breaks_the_engine_and_sends_the_parents_away(
+    engine: VllmEngine,
+    placed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """vLLM writes a tensor, and the GPU is full; if the parents stay there, that is why."""
+    monkeypatch.setenv("L2S_PARENTS", "")
+
+    def full(*given: Any, **named: Any) -> None:
+        next(named["kwargs"]["weights_iterator"])
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.03 GiB")
+
+    monkeypatch.setattr(engine._llm, "collective_rpc", full)
+    monkeypatch.setattr(engine._parents, "placement", placed)
+    with pytest.raises(EngineError, match="cannot be written: OutOfMemoryError: CUDA out of mem"):
+        engine.load(FAST)
+    refuses(engine)
+    assert parents_may_stay() == (placed == "host")
+    assert ("the parents come from the page cache" in capsys.readouterr().err) == (
+        placed == "device"
+    )
+
+
+def test_what_vllm_does_not_read_is_still_looked_at(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge says after its last tensor that one is not finite; this vLLM stops before."""
+    reload = engine._llm.collective_rpc
+
+    def hasty(name: str, kwargs: dict[str, Any]) -> Any:
+        whole = kwargs["weights_iterator"]
+        return reload(
+            name, kwargs={"weights_iterator": itertools.islice(whole, len(engine._shapes))}
+        )
+
+    monkeypatch.setattr(engine._llm, "collective_rpc", hasty)
+    engine.load(FAST)
+    config = dict(FAST.config) | {"parameters": {"normalize": False}}
+    config["models"] = [{"model": "fast", "parameters": {"weight": 3e38}}]
+    with pytest.raises(MergeError, match="not finite"):
+        engine.load(Recipe(config=config, identities={}))
     refuses(engine)
 
 
@@ -183,6 +241,27 @@ def test_an_engine_that_fails_while_it_generates_is_broken(
         engine.generate(asked(engine))
     monkeypatch.undo()
     assert not engine._llm.llm_engine.has_unfinished_requests()
+    refuses(engine)
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_an_answer_that_vllm_gave_up_is_no_answer(
+    engine: VllmEngine, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = engine._llm.llm_engine
+    step = below.step
+
+    def giving_up() -> Any:
+        outputs = step()
+        for output in outputs:
+            output.outputs[0].finish_reason = reason
+        return outputs
+
+    monkeypatch.setattr(below, "step", giving_up)
+    message = rf"vLLM failed: RuntimeError: an answer was ended with '{reason}' after \d+ tokens"
+    with pytest.raises(EngineError, match=message):
+        engine.generate(asked(engine))
+    monkeypatch.undo()
     refuses(engine)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from transformers import AutoTokenizer
 from l2s_hpc.recipes.models import EMBEDDING, HEAD
 from l2s_hpc.recipes.recipe import average, single_model
 from l2s_hpc.records import Recipe
-from l2s_hpc.task import vllm_engine
+from l2s_hpc.task import mirror, vllm_engine
 from l2s_hpc.task.engines import EngineError, EngineStartError, Generated
 from l2s_hpc.task.vllm_engine import VllmEngine
 from l2s_hpc.task.vllm_start import _check_version
@@ -103,6 +104,19 @@ def test_each_prompt_has_its_limit_and_the_end_token_at_the_last_place_is_a_stop
     limits = [length - (n % 2) for n, length in enumerate(lengths)]
     expected = [("length" if n % 2 else "stop", limit) for n, limit in enumerate(limits)]
     assert reasons(engine.generate(prompts, limits)) == expected
+
+
+@pytest.mark.parametrize("tokens", [9600, 640])
+def test_the_batch_is_what_runs_and_not_what_waits(tokens: int) -> None:
+    """Who runs gets one token in each step; room for 640 tokens is room for six answers or so."""
+    engine = opened(vllm_protocol(max_tokens=60, settings={"kv_cache_tokens": tokens}))
+    engine.load(SLOW)
+    prompts = asked(engine, [item.question for item in toy_items(24)])
+    with spied(engine) as spy:
+        engine.generate(prompts)
+    steps, generated = spy.calls.count("step"), sum(map(len, spy.rows()))
+    assert (steps > 3 * 60) == (tokens == 640)
+    assert engine.usage()["batch_occupancy"] == pytest.approx(generated / steps / 64, rel=0.05)
 
 
 def test_a_progress_line_is_told(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,6 +302,17 @@ def test_models_that_do_not_fit_are_refused_at_the_start(tmp_path: Path) -> None
         opened(models={"slow": variant(tmp_path / "more", "slow", more)})
 
 
+def overwritten(file: Path) -> None:
+    """Change a byte of the file's middle, in place; each time it is another content."""
+    place = file.stat().st_size // 2
+    with file.open("r+b") as stream:
+        stream.seek(place)
+        byte = stream.read(1)
+        stream.seek(place)
+        stream.write(bytes([(byte[0] + 1) % 256]))
+    os.utime(file, ns=(1, 1))
+
+
 @pytest.mark.parametrize("moment", ["before", "meanwhile"])
 def test_a_parent_that_changed_is_not_merged(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -296,13 +321,16 @@ def test_a_parent_that_changed_is_not_merged(
     file = tmp_path / "fast" / "model.safetensors"
     engine = opened(models=models)
     engine.load(FAST)
+    os.utime(file, ns=(2, 2))
+    engine.load(FAST)  # it was only touched
     if moment == "before":
-        os.utime(file, ns=(1, 1))
+        overwritten(file)
     else:
         get = engine._parents.get
 
         def late(model: str, tensor: str) -> torch.Tensor:
-            os.utime(file, ns=(1, 1))
+            if tensor == "model.norm.weight":
+                overwritten(file)
             return get(model, tensor)
 
         monkeypatch.setattr(engine._parents, "get", late)
@@ -328,6 +356,33 @@ def test_the_canary_sees_weights_that_do_not_arrive(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("l2s_hpc.task.swap._repack_tied_head", zeroed)
     with pytest.raises(EngineError, match="the canary found that weights of '"):
         opened()
+
+
+def test_the_canary_says_so_where_it_can_show_less(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model with a kind of tensor that `mirror` does not know is swapped back as it was."""
+    monkeypatch.setattr(mirror, "_WRITE", ("down_proj",))
+    caplog.set_level("WARNING", "vllm")
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    engine = opened()
+    said = [record.getMessage() for record in caplog.records if "canary" in record.getMessage()]
+    assert len(said) == 1 and ".self_attn.o_proj.weight: weights that stay" in said[0]
+    assert ids_of(engine, SLOW) == fresh_ids(TOY / "slow", asked(engine))
+
+
+def test_tensors_that_the_canary_can_mirror(engine: VllmEngine) -> None:
+    assert mirror.unknown(engine._names) == []
+    layer = "model.layers.0."
+    strange = [
+        layer + "self_attn.qkv_proj.weight",  # fused, as in Phi
+        layer + "block_sparse_moe.gate.weight",  # experts
+        layer + "mlp.experts.0.w1.weight",
+        layer + "input_layernorm.bias",  # not an RMS norm
+        layer + "self_attn.rotary_emb.inv_freq",
+    ]
+    known = [layer + "self_attn.q_norm.weight", layer + "mlp.down_proj.bias", "lm_head.weight"]
+    assert mirror.unknown([*known, *strange]) == strange
 
 
 def test_a_start_that_fails_late_says_that_the_process_is_spoilt(
@@ -364,3 +419,21 @@ def test_a_vllm_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 
 def test_the_threads_are_the_protocols(engine: VllmEngine) -> None:
     assert engine._protocol.engine_settings["threads"] == torch.get_num_threads()
+
+
+# ---- a GPU without room --------------------------------------------------------------------------
+
+
+def test_parents_leave_room_for_merges_and_go_where_there_was_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three models; their largest matrices are those of 460 x 128 numbers."""
+    models, merges = toy_models(), 12 * 4 * 460 * 128
+    for free, left in ((50_000_000, 5_000_000), (20_000_000, merges)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 60_000_000))
+        room, share = vllm_engine._room("cuda", 1_000_000, models)
+        assert room == free - left - 1_000_000
+        assert share == pytest.approx(1 / 60)
+    monkeypatch.setenv("L2S_PARENTS", "away")
+    assert vllm_engine._room("cuda", 1_000_000, models)[0] == 0
+    assert vllm_engine._room("cpu", 1_000_000, models) == (None, 0.0)

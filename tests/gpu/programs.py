@@ -130,9 +130,33 @@ def slow(folder: Path) -> dict[str, Any]:
     }
 
 
+def crowded(folder: Path) -> dict[str, Any]:
+    """Merge on a GPU of which nothing is left."""
+    import torch
+
+    from l2s_hpc.task import vllm_engine
+    from l2s_hpc.task.engines import EngineError
+
+    engine = vllm_engine.VllmEngine(protocol(), toy_models())
+    placed, others = engine._parents.placement, []
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    for size in (2**20, 2**15, 2**9):
+        try:
+            while True:
+                others.append(torch.empty(size, dtype=torch.uint8, device=DEVICE))
+        except torch.OutOfMemoryError:
+            pass
+    try:
+        engine.load(SECOND)
+    except EngineError as error:
+        said = str(error)
+    room, _ = vllm_engine._room(DEVICE, 0, toy_models())
+    return {"placement": placed, "said": said, "broken": engine.broken, "room": room}
+
+
 if __name__ == "__main__":
     name, where = sys.argv[1], Path(sys.argv[2])
-    result = {"live": live, "fresh": fresh, "slow": slow}[name](where)
+    result = {"live": live, "fresh": fresh, "slow": slow, "crowded": crowded}[name](where)
     (where / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # the engine's threads are nobody's business now

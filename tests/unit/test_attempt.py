@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import Any
 import pytest
 
 from l2s_hpc.evaluation.grading import Grader
-from l2s_hpc.records import CandidateTask, Evaluation, Failure, Receipt, Recipe
+from l2s_hpc.evaluation.prompts import build
+from l2s_hpc.records import CandidateTask, Evaluation, Failure, Receipt, Recipe, deciding
 from l2s_hpc.store import files
 from l2s_hpc.store.files import read_json, write_json
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
 from l2s_hpc.store.scores import read_table, verify_table
 from l2s_hpc.task import evaluate, node
+from l2s_hpc.task.chunks import Chunks
 from l2s_hpc.task.evaluate import Attempt, Fenced
 from l2s_hpc.task.node import Job
 from l2s_hpc.task.scripted import ScriptedEngine
@@ -87,6 +91,7 @@ def complete(attempt: Attempt, engine: Engine | None = None) -> Receipt:
 
 
 def told_to_end(attempt: Attempt, kind: str = "interrupted") -> None:
+    attempt.written()
     attempt.fail(Failure.model_validate({"kind": kind, "message": "SIGTERM received"}), None)
 
 
@@ -165,11 +170,8 @@ def test_what_an_incarnation_cost_that_was_ended_stands_in_the_next_receipt(jobs
         attempt = jobs.attempt(f"job{number}", restart=number - 1)
         assert attempt.claim()
         told_to_end(attempt)
-        times = {
-            "started": "2026-01-01T00:00:00+00:00",
-            "ended": f"2026-01-01T00:0{number}:00+00:00",
-        }
-        write_json(jobs.folder().receipt, read_json(jobs.folder().receipt) | times)
+        lasted = {"device_seconds": 60.0 * number}
+        write_json(jobs.folder().receipt, read_json(jobs.folder().receipt) | lasted)
     assert jobs.receipt().lasted == 60 + 120
     last = jobs.attempt("last", restart=2)
     assert last.claim()
@@ -261,6 +263,7 @@ def test_a_late_writer_is_stopped_at_the_next_chunk(jobs: Jobs) -> None:
         complete(late, engine)
     assert engine.chunks == 2
     assert not jobs.folder(1).scores.exists() and not jobs.folder(1).receipt.exists()
+    assert not jobs.folder(1).chunk(1).exists(), "it was generated after the fence came down"
 
 
 def test_an_old_incarnation_leaves_no_table_and_no_receipt(jobs: Jobs) -> None:
@@ -331,6 +334,153 @@ def test_a_receipt_counts_the_chunks_that_earlier_attempts_finished(jobs: Jobs) 
         assert jobs.receipt(number).chunks == chunks
 
 
+VLLM = {"vllm": "0.32.0", "torch": "2.13.0", "transformers": "5.19.0", "mergekit": "0.1.5"}
+
+
+class Of(Engine):
+    """An engine on some device, of some versions."""
+
+    def __init__(self, device: str, changes: Mapping[str, str], *happenings: Any) -> None:
+        super().__init__(*happenings)
+        self.device, self.versions = device, VLLM | changes
+
+
+def end() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "made"),
+    [
+        ("H100", {}, 2),
+        ("A100", {}, 4),
+        ("H100", {"vllm": "0.26.0"}, 4),
+        ("H100", {"torch": "2.11.0"}, 4),
+        ("H100", {"mergekit": "0.2.0"}, 4),
+        ("H100", {"mergekit": "0.1.6", "transformers": "5.20.0", "python": "3.13.0"}, 2),
+    ],
+    ids=["same", "device", "vllm", "torch", "mergekit", "what decides no token"],
+)
+def test_one_table_holds_answers_of_one_device_and_one_engine(
+    device: str, changes: Mapping[str, str], made: int, jobs: Jobs
+) -> None:
+    first = jobs.attempt("first")
+    first.claim()
+    with pytest.raises(KeyboardInterrupt):
+        complete(first, Of("H100", {}, lambda: None, lambda: None, end))
+    told_to_end(first)
+    assert jobs.receipt().chunks == 2
+    second, engine = jobs.attempt("second", 2), Of(device, changes)
+    second.claim()
+    receipt = complete(second, engine)
+    assert (engine.chunks, receipt.chunks, receipt.device) == (made, 4, device)
+
+
+def test_a_transformers_version_decides_where_transformers_generates() -> None:
+    alone = {"torch": "2.13.0", "transformers": "5.19.0", "python": "3.11"}
+    assert deciding(alone).keys() == {"torch", "transformers"}
+    assert deciding(VLLM) == {"vllm": "0.32.0", "torch": "2.13.0", "mergekit": "0.1"}
+
+
+def test_who_ends_right_after_a_chunk_is_sealed_has_come_so_far(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time limit that comes then must not count against the candidate."""
+    sync, seal = files._fsync, jobs.folder().chunk(0).with_suffix(".json")
+
+    def last_moment(path: Path) -> None:
+        if path.is_dir() and seal.exists():
+            raise KeyboardInterrupt
+        sync(path)
+
+    attempt = jobs.attempt("job")
+    attempt.claim()
+    monkeypatch.setattr(files, "_fsync", last_moment)
+    with pytest.raises(KeyboardInterrupt):
+        complete(attempt)
+    monkeypatch.undo()
+    told_to_end(attempt, "timeout")
+    assert jobs.receipt().chunks == 1
+
+
+def test_chunks_count_as_far_as_none_is_missing(jobs: Jobs) -> None:
+    attempt = jobs.attempt("job")
+    attempt.claim()
+    assert complete(attempt).chunks == 4
+    chunks = Chunks([jobs.folder()], RECIPE.candidate, EVALUATION.protocol.hash)
+    assert chunks.durable() == 4, "what makes them is not known yet"
+    chunks.made_by("none", {"scripted": "1"})
+    assert chunks.durable() == 4
+    chunks.made_by("none", {"scripted": "2"})
+    assert chunks.durable() == 0
+    chunks.made_by("none", {"scripted": "1"})
+    jobs.folder().chunk(1).write_bytes(b"torn")
+    assert chunks.durable() == 1 and chunks.kept(1) is None and chunks.kept(2) is not None
+    assert Chunks([jobs.folder()], RECIPE.candidate, "another").durable() == 0
+
+
+# Writing beside the engine
+
+
+class Held:
+    """The writing of one chunk begins, and goes on only when it is let."""
+
+    def __init__(self, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.let, self.number, self._keep = threading.Event(), number, Chunks.keep
+        monkeypatch.setattr(Chunks, "keep", lambda *of: self.keep(*of))
+
+    def keep(self, chunks: Chunks, number: int, outputs: Any) -> None:
+        if number == self.number and not self.let.wait(10):
+            raise TimeoutError("nothing went on while it was written")
+        self._keep(chunks, number, outputs)
+
+
+def test_a_chunk_is_written_while_the_next_one_generates(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(1, monkeypatch)
+    attempt = jobs.attempt("job")
+    attempt.claim()
+    nothing: list[Any] = [lambda: None] * 2
+    assert complete(attempt, Engine(*nothing, held.let.set)).chunks == 4
+
+
+def test_a_table_comes_after_the_last_chunk(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(3, monkeypatch)
+    attempt = jobs.attempt("job")
+    attempt.claim()
+    attempt.generate(Engine(), lambda answers, tokens: None)
+    assert attempt.generated and not attempt.written(0.05)
+    assert not jobs.folder().chunk(3).exists()
+    threading.Timer(0.3, held.let.set).start()
+    grader = Grader()
+    receipt = attempt.finish(grader)
+    grader.close()
+    assert receipt.chunks == 4 and held.let.is_set()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_chunk_that_cannot_be_written_ends_the_attempt(
+    number: int, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Chunks.keep
+
+    def broken(chunks: Chunks, this: int, outputs: Any) -> None:
+        if this == number:
+            raise OSError(errno.EIO, "Input/output error")
+        keep(chunks, this, outputs)
+
+    monkeypatch.setattr(Chunks, "keep", broken)
+    attempt, engine = jobs.attempt("job"), Engine()
+    attempt.claim()
+    with pytest.raises(OSError, match="Input/output"):
+        complete(attempt, engine)
+    assert engine.chunks <= number + 2, "at most one more has begun"
+    assert not jobs.folder().scores.exists() and not jobs.folder().chunk(number + 1).exists()
+    attempt.fail(Failure(kind="write", message="why"))
+    assert jobs.receipt().chunks == number
+
+
 # What an answer costs
 
 
@@ -369,7 +519,7 @@ def test_a_receipt_says_what_the_engine_used_also_of_a_failure(jobs: Jobs) -> No
 
         def load(self, recipe: Recipe) -> Mapping[str, float]:
             super().load(recipe)
-            return {"merge": 0.5, "canary": 0.25, "load": 0.25}
+            return {"merge": 0.5, "load": 0.25}
 
         def usage(self) -> Mapping[str, float]:
             return {"batch_occupancy": 0.5, "peak_gpu_gb": 17.0}
@@ -379,11 +529,25 @@ def test_a_receipt_says_what_the_engine_used_also_of_a_failure(jobs: Jobs) -> No
     receipt = complete(attempt, Telling())
     assert (receipt.usage["batch_occupancy"], receipt.usage["peak_gpu_gb"]) == (0.5, 17.0)
     assert receipt.usage["tokens_per_second"] > 0 and receipt.usage["peak_host_gb"] > 0
-    assert receipt.seconds["canary"] == 0.25 and receipt.fingerprint == "f" * 16
+    assert receipt.seconds["load"] == 0.25 and receipt.fingerprint == "f" * 16
     failed = jobs.attempt("job", 2)
     failed.claim()
     left = failed.fail(Failure(kind="engine", message="why"), Telling())
     assert left.usage["peak_gpu_gb"] == 17.0 and left.fingerprint == "f" * 16
+
+
+def test_the_device_is_not_busy_while_prompts_are_built(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*of: Any) -> list[int]:
+        time.sleep(0.02)
+        return build(*of)
+
+    monkeypatch.setattr(evaluate, "build", slowly)
+    attempt = jobs.attempt("job")
+    attempt.claim()
+    receipt = complete(attempt)
+    assert receipt.seconds["generate"] < 0.04 and receipt.usage["gpu_idle"] > 0.5
 
 
 def test_a_broken_engine_need_not_say_what_it_used(jobs: Jobs) -> None:

@@ -111,6 +111,13 @@ def test_an_attempt_lasts_from_its_start_to_its_end(start: str, end: str, second
     assert again.lasted == seconds + 7, "Slurm had started it before"
 
 
+def test_an_attempt_lasts_as_long_as_it_had_a_device() -> None:
+    """It was graded while the next one generated."""
+    times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:00+00:00"}
+    assert receipt(**times, device_seconds=41.5).lasted == 41.5
+    assert receipt(**times, device_seconds=0.0, earlier_seconds=7.0).lasted == 7
+
+
 # What is left
 
 

@@ -289,13 +289,43 @@ def test_the_child_of_a_killed_parent_ends(busy: bool, seconds: float) -> None:
         assert not runs(child)
 
 
-def test_a_wrong_or_missing_math_verify_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "MATH_VERIFY", "0.0.1")
-    with Grader() as own, pytest.raises(UserError, match=r"pip install math-verify==0.0.1"):
-        own.judge("x+1", "1+x")
+MISSING = "raise ModuleNotFoundError(\"No module named 'sympy'\", name='sympy')"
+BROKEN = "raise AttributeError('mpmath has no rational')"
+OLD = "math_verify-0.0.1.dist-info/METADATA"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("math_verify.py", MISSING, "cannot be imported: .*No module named 'sympy'"),
+        ("sympy/__init__.py", BROKEN, "math-verify cannot be imported: .*mpmath has no rational"),
+        (OLD, "Name: math-verify\nVersion: 0.0.1\n", "needs math-verify 0.9.0, found 0.0.1"),
+    ],
+)
+def test_math_verify_that_cannot_be_used_is_named_at_once_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str, said: str
+) -> None:
+    """One grader lives through all candidates of a worker: no later one may wait for a start."""
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    begun = time.monotonic()
+    with Grader() as own:
+        for _ in range(3):
+            with pytest.raises(UserError, match=said) as error:
+                own.judge("x+1", "1+x")
+            assert "pip install --force-reinstall math-verify==0.9.0" in error.value.hint
+        assert own.judge("5.0", "5").correct
+    assert time.monotonic() - begun < 30
+
+
+def test_a_child_that_does_not_start_is_said_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/true")
-    with Grader() as own, pytest.raises(L2SError, match="grading process did not start"):
-        own.judge("x+1", "1+x")
+    with Grader() as own:
+        for _ in range(2):
+            with pytest.raises(L2SError, match="grading process did not start") as error:
+                own.judge("x+1", "1+x")
+            assert "python -m l2s_hpc.evaluation.grading" in error.value.hint
 
 
 def test_the_grader_is_imported_without_sympy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from l2s_hpc.cluster.jobs import NO_ROOM_JOB, JobState
-from l2s_hpc.cluster.local import LocalExecutor
+from l2s_hpc.cluster.local import LocalExecutor, workers_of
 from l2s_hpc.config import SiteConfig
+from l2s_hpc.errors import UserError
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import BatchState
 from tests.unit.events import ENTRY
@@ -99,3 +101,89 @@ def test_a_worker_that_found_no_room_says_so_by_its_exit_code(tmp_path: Path) ->
     (state,) = watched(of, "x").values()
     of.close()
     assert state.reason == NO_ROOM_JOB
+
+
+# ---- GPUs ----------------------------------------------------------------------------------------
+
+
+def cuda(**changes: Any) -> SiteConfig:
+    return SiteConfig(name="here", executor="local", device="cuda", **changes)
+
+
+def shows(folder: Path, monkeypatch: pytest.MonkeyPatch, listed: str) -> None:
+    """A machine whose driver lists these GPUs."""
+    tool = folder / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n[ $1 = -L ] && printf '{listed}'\n", encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+TWO = "GPU 0: NVIDIA (UUID: GPU-1)\\n  MIG 1g (UUID: MIG-1)\\nGPU 1: NVIDIA (UUID: GPU-2)\\n"
+
+
+def test_a_worker_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shows(tmp_path, monkeypatch, TWO)
+    assert workers_of(cuda()) == ["0", "1"]
+    assert workers_of(cuda(parallel=1)) == ["0"]
+    assert workers_of(cuda(engine="scripted", parallel=3)) == ["", "", ""]
+    with pytest.raises(UserError, match=r"site\.parallel = 3, and the GPUs .* are 2") as caught:
+        workers_of(cuda(parallel=3))
+    assert caught.value.hint == "set site.parallel to at most 2; 0 uses all"
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [("3", ["3"]), ("GPU-7, 1", ["GPU-7", "1"]), ("2,-1,0", ["2"])],
+)
+def test_the_environment_names_the_gpus(
+    named: str, found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shows(tmp_path, monkeypatch, TWO)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert workers_of(cuda()) == found
+
+
+@pytest.mark.parametrize("named", ["", "-1", None])
+def test_no_gpu_is_refused(
+    named: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shows(tmp_path, monkeypatch, "" if named is None else TWO)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    message = "the site 'here' has device = \"cuda\", and no GPU is visible on this machine"
+    with pytest.raises(UserError, match=message):
+        workers_of(cuda())
+
+
+def test_each_worker_has_a_gpu_for_itself_also_beside_another_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task fails where another worker of its GPU is at work, or has not ended yet."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
+    body = (
+        "import os, atexit\n"
+        f'    place = "{tmp_path}/gpu" + os.environ["CUDA_VISIBLE_DEVICES"]\n'
+        "    if not os.path.exists(place + '-mine' + str(os.getpid())):\n"
+        "        os.mkdir(place)\n"
+        "        open(place + '-mine' + str(os.getpid()), 'w').close()\n"
+        "        atexit.register(lambda: (time.sleep(0.3), os.rmdir(place)))\n"
+        "    time.sleep(0.1)\n"
+        f'    open(f"{tmp_path}/{{task}}.done", "w").close()'
+    )
+    of = executor(tmp_path, body, device="cuda", parallel=0)
+    tasks = {batch: tuple(f"{batch}{n}" for n in range(4)) for batch in ("a", "b")}
+    for batch, own in tasks.items():
+        of.submit(batch, own)
+    batches = {batch: BatchState(batch, own, ENTRY) for batch, own in tasks.items()}
+    deadline = time.monotonic() + 60
+    while any(pool._waiting or pool._running for pool in of._pools.values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    of.watch(batches)
+    of.close()
+    done = sorted(path.stem for path in tmp_path.glob("*.done"))
+    assert done == sorted([*tasks["a"], *tasks["b"]])
+    used = {path.name[3:].split("-")[0] for path in tmp_path.glob("gpu*-mine*")}
+    assert used == {"5", "6"}

@@ -1,14 +1,22 @@
-"""Where a worker runs: what Slurm calls it, and a disk that may be full."""
+"""Where a worker runs: what Slurm calls it, its folders, and a disk that may be full."""
 
 from __future__ import annotations
 
 import errno
+import os
 import platform
+import re
+import stat
+from pathlib import Path
 
 import pytest
 
+from l2s_hpc.errors import DamageError
 from l2s_hpc.task import node
-from l2s_hpc.task.node import TEAM_VARIABLE, Job, job, with_room
+from l2s_hpc.task.node import TEAM_VARIABLE, Job, job, own_folder, with_room
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+SOMEBODY = 12_345
 
 
 class Disk:
@@ -108,3 +116,114 @@ def test_every_start_is_another_one_and_a_team_is_the_same(outside: pytest.Monke
     assert job() is job(), "but within a process it is one"
     outside.setenv(TEAM_VARIABLE, "ours")
     assert found().key == found().key == "ours"
+
+
+# A folder of our own
+
+
+def mode(folder: Path) -> int:
+    return stat.S_IMODE(folder.stat().st_mode)
+
+
+def made(folder: Path, bits: int, owner: int | None = None) -> Path:
+    """Make a folder with a mode, whatever this process masks."""
+    folder.mkdir()
+    folder.chmod(bits)
+    if owner is not None:
+        os.chown(folder, owner, owner)
+    return folder
+
+
+def refused(named: Path, message: str, below: str = "") -> None:
+    with pytest.raises(DamageError, match=f"^{re.escape(message)}$"):
+        own_folder(str(named), below)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o077])
+def test_it_is_made_for_this_user_alone(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        for _ in range(2):
+            assert own_folder(str(tmp_path / "a" / "b"), "ours") == tmp_path / "a" / "b" / "ours"
+            assert own_folder(str(tmp_path / "c")) == tmp_path / "c"
+    finally:
+        os.umask(before)
+    assert [mode(tmp_path / name) for name in ("a/b/ours", "a/b", "c")] == [0o700] * 3
+
+
+def test_variables_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    assert own_folder("~/x") == tmp_path / "home" / "x"
+    assert own_folder("${PLACE}/y", "z") == tmp_path / "y" / "z"
+
+
+@pytest.mark.parametrize("named", ["$NOT_SET", "/x/$NOT_SET/y", "x", "", "~nobody-of-this-name"])
+def test_it_must_be_a_path_of_this_node(named: str) -> None:
+    shown = Path(named)  # as a path is shown: the empty one is "."
+    refused(Path(named), f"{shown} is not an absolute path on this node")
+
+
+@pytest.mark.parametrize("bits", [0o777, 0o770, 0o707, 0o775, 0o757])
+def test_a_place_where_others_could_rename_it(tmp_path: Path, bits: int) -> None:
+    place = made(tmp_path / "place", bits)
+    message = (
+        f"others could rename what is in {place}: name a folder of your own, or take their right "
+        "to write there (chmod go-w)"
+    )
+    refused(place, message, "ours")
+    refused(place / "cache", message)
+    assert list(place.iterdir()) == []
+    place.chmod(0o1000 | bits)  # as /tmp
+    assert own_folder(str(place), "ours") == place / "ours"
+    assert own_folder(str(place / "cache")) == place / "cache"
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("bits", [0o755, 0o1777])
+def test_the_owner_of_a_place_could_rename_it_too(tmp_path: Path, bits: int) -> None:
+    place = made(tmp_path / "place", bits, SOMEBODY)
+    with pytest.raises(DamageError, match="others could rename what is in"):
+        own_folder(str(place), "ours")
+
+
+@pytest.mark.parametrize("bits", [0o777, 0o720, 0o702, 0o755, 0o710])
+def test_it_is_open_to_others(tmp_path: Path, bits: int) -> None:
+    ours = made(tmp_path / "ours", bits)
+    message = f"{ours} is open to others (mode {bits:o}): remove it, or name another"
+    refused(tmp_path, message, "ours")
+    if bits & 0o022:
+        refused(ours, message)
+    else:
+        assert own_folder(str(ours)) == ours, "the user's own choice"
+
+
+@ROOT_ONLY
+def test_it_is_not_ours(tmp_path: Path) -> None:
+    theirs = made(tmp_path / "ours", 0o700, SOMEBODY)
+    message = f"{theirs} is not a folder of this user: name another place"
+    refused(tmp_path, message, "ours")
+    refused(theirs, message)
+
+
+def test_a_link_in_its_place(tmp_path: Path) -> None:
+    made(tmp_path / "elsewhere", 0o700)
+    (tmp_path / "ours").symlink_to(tmp_path / "elsewhere")
+    message = f"{tmp_path / 'ours'} is not a folder of this user: name another place"
+    refused(tmp_path, message, "ours")
+    assert own_folder(str(tmp_path / "ours")) == tmp_path / "elsewhere", "the user's own choice"
+    (tmp_path / "elsewhere").chmod(0o777)
+    with pytest.raises(DamageError, match="elsewhere is open to others"):
+        own_folder(str(tmp_path / "ours"))
+
+
+@pytest.mark.parametrize("named", ["/dev/null/x", "/proc/x"])
+def test_where_none_can_be_made(named: str) -> None:
+    with pytest.raises(OSError, match=r"Not a directory|No such file or directory"):
+        own_folder(named, "ours")
+
+
+def test_a_file_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "ours").touch()
+    with pytest.raises(FileExistsError):
+        own_folder(str(tmp_path), "ours")

@@ -61,11 +61,11 @@ def test_medians_and_peaks() -> None:
 
 
 def test_what_a_warm_worker_skips_is_in_no_median() -> None:
-    seconds = {"start": 40.0, "canary": 5.0, "merge": 1.0, "other": 7.0}
+    seconds = {"start": 40.0, "merge": 1.0, "other": 7.0}
     warm = {"start": 0.01, "merge": 3.0}
     (node,) = nodes([receipt("n", seconds=s) for s in (warm, seconds, warm)])
-    assert node.seconds == {"start": 40.0, "merge": 3.0, "canary": 5.0, "other": 7.0}
-    assert list(node.seconds) == ["start", "merge", "canary", "other"]
+    assert node.seconds == {"start": 40.0, "merge": 3.0, "other": 7.0}
+    assert list(node.seconds) == ["start", "merge", "other"]
     (idle,) = nodes([receipt("n", seconds={"start": 0.0})])
     assert idle.seconds == {"start": 0.0}
 
@@ -125,8 +125,10 @@ def run(tmp_path: Path) -> SmallRun:
         found = read_json(path)
         found |= {"host": f"n{number % 3}", "fingerprint": "odd" if number % 3 == 2 else "usual"}
         found["usage"] = USAGE | {"gpu_idle": 0.1 * (number % 2)}
-        found["seconds"] = {"start": 40.0 * (number % 2 == 0), "canary": 8.0 * (number % 2 == 0)}
-        found["seconds"] |= {"merge": 2.0, "load": 1.0, "generate": 24.0}
+        start = 40.0 * (number % 2 == 0)
+        found["seconds"] = {"start": start, "merge": 2.0, "load": 1.0, "generate": 24.0}
+        found["seconds"] |= {"grade": 50.0, "write": 7.0}
+        found["device_seconds"] = start + 30.0
         write_json(path, found)
     return small
 
@@ -139,11 +141,19 @@ def test_a_run_shows_its_nodes(run: SmallRun) -> None:
 
 
 def test_idle_time_is_weighted_by_device_time(run: SmallRun) -> None:
-    """Three tables took 75 s each and tell 0 %, three took 27 s and tell 10 %."""
-    assert open_run(run.paths.folder).cost().gpu_idle == pytest.approx(0.1 * 27 / (75 + 27))
+    """Three tables took 70 s each and tell 0 %, three took 30 s and tell 10 %."""
+    assert open_run(run.paths.folder).cost().gpu_idle == pytest.approx(0.1 * 30 / (70 + 30))
 
 
-def test_the_canary_is_a_part_of_a_workers_start(run: SmallRun) -> None:
+def test_grading_beside_the_next_candidate_costs_no_device(run: SmallRun) -> None:
+    found = open_run(run.paths.folder).cost()
+    assert found.device_hours == pytest.approx(3 * (70 + 30) / 3600)
+    assert found.evaluations == {"search": 300.0} and found.seconds_per_candidate == 50.0
+    assert found.seconds["grade"] == 6 * 50.0
+
+
+def test_an_answer_costs_what_the_device_was_there_for_it(run: SmallRun) -> None:
+    """All but start, merge and load: 27 s for 12 answers."""
     speed = speed_from(run.paths.folder, "p")
     assert speed is not None
-    assert (speed.start, speed.candidate, speed.answer) == (48.0, 3.0, 2.0)
+    assert (speed.start, speed.candidate, speed.answer) == (40.0, 3.0, 27 / 12)

@@ -75,6 +75,17 @@ def command(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
+def longer(folder: Path, context: int) -> dict[str, str]:
+    """A site's models with one parent of the toy family that has another context."""
+    source, copy = ROOT / "data" / "toy" / "fast", folder / "fast"
+    if not copy.exists():
+        shutil.copytree(source, copy)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = context
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return {"shipped:toy/fast": str(copy)}
+
+
 class TestWhatASiteAsksFor:
     @pytest.mark.parametrize(
         ("text", "minutes"),
@@ -151,6 +162,36 @@ class TestWhatASiteAsksFor:
     def test_what_does_not_fit_together_is_said(self, settings: Any, word: str) -> None:
         notes = allocation_notes(slurm(device="cuda", **settings))
         assert len(notes) == bool(word) and word in "".join(notes)
+
+
+class TestContext:
+    """Prompt and answer share the context of the merged model, the longest of all."""
+
+    def test_an_answer_must_leave_room_for_a_prompt(self) -> None:
+        toy("protocol.max_tokens=511")
+        with pytest.raises(UserError) as error:
+            toy("protocol.max_tokens=512", "protocol.budgets={toy_hard=600}")
+        assert error.value.exit_code == 2
+        lines = error.value.message.splitlines()
+        said = "leaves no room for a prompt in the merged model's context of 512 tokens"
+        assert [line.partition(" (")[0] for line in lines] == [
+            f"protocol.max_tokens = 512 {said}",
+            f"protocol.budgets.toy_hard = 600 {said}",
+        ]
+
+    def test_the_longest_context_counts(self, tmp_path: Path) -> None:
+        toy("protocol.max_tokens=1023", models=longer(tmp_path, 1024))
+        with pytest.raises(UserError, match="context of 1024 tokens"):
+            toy("protocol.max_tokens=1024", models=longer(tmp_path, 1024))
+        with pytest.raises(UserError, match="context of 512 tokens"):
+            toy("protocol.max_tokens=512", models=longer(tmp_path, 256))
+
+    def test_a_limit_that_no_benchmark_uses_is_not_checked(self) -> None:
+        budgets = "{toy_easy=9, toy_mid=9, toy_hard=9, toy_distract=9}"
+        toy("protocol.max_tokens=600", f"protocol.budgets={budgets}")
+
+    def test_nor_is_an_engine_without_a_model(self) -> None:
+        toy("protocol.max_tokens=600", engine="scripted")
 
 
 class TestCounts:
@@ -343,21 +384,39 @@ class TestPlan:
         assert token_bytes(shape | {"head_dim": 64}) == 28_672
 
     def test_a_cache_too_small_for_one_answer_is_noted(self, tmp_path: Path) -> None:
-        settings = {"device": "cuda", "gres": "gpu:1"}
+        settings = {"device": "cuda", "gres": "gpu:1", "models": longer(tmp_path, 4096)}
+        vllm = {"kv_cache_tokens": 1024, "max_num_seqs": 4}
         longest = sum(memory.longest_answer(toy()))
-        enough = self.planned(tmp_path, **settings, vllm={"kv_cache_tokens": 1024})
+        enough = self.planned(tmp_path, **settings, vllm=vllm)
         assert longest < 1024 and not enough["notes"]
-        found = self.planned(
-            tmp_path,
-            "protocol.budgets={toy_hard=1000}",
-            **settings,
-            vllm={"kv_cache_tokens": 1024},
-        )
+        over = "protocol.budgets={toy_hard=1000}"
+        found = self.planned(tmp_path, over, **settings, vllm=vllm)
         assert any(
             "kv_cache_tokens = 1024 cannot hold one longest answer: 1000 generated tokens" in note
             for note in found["notes"]
         )
-        assert any("protocol.budgets.toy_hard = 1000 does not fit" in n for n in found["notes"])
+
+    def test_a_cache_too_small_for_the_answers_under_way_is_noted(self, tmp_path: Path) -> None:
+        """Three quarters of the report split's 200 items may have 230 tokens, the others 400."""
+        gpu: dict[str, Any] = {"device": "cuda", "gres": "gpu:1"}
+
+        def said(tokens: int, *overrides: str, seqs: int = 256, **settings: Any) -> list[str]:
+            vllm = {"kv_cache_tokens": tokens, "max_num_seqs": seqs}
+            overrides = ("protocol.budgets={toy_hard=400}", *overrides)
+            notes: list[str] = self.planned(tmp_path, *overrides, **settings, vllm=vllm)["notes"]
+            return notes
+
+        wanted = (150 * 230 + 50 * 400) // 5
+        (note,) = said(wanted - 1, **gpu)
+        assert note.startswith(f"site.vllm.kv_cache_tokens = {wanted - 1} may be too few: ")
+        assert f"can hold {wanted} tokens together" in note
+        assert not said(wanted, **gpu)
+        # Fewer at a time, by the engine's limit or the chunk's; more by samples; another engine.
+        assert f"hold {wanted // 2} tokens" in said(2000, seqs=100, **gpu)[0]
+        assert f"hold {wanted // 4} tokens" in said(2000, "protocol.chunk_items=50", **gpu)[0]
+        sampled = ("protocol.samples=2", "protocol.temperature=0.5")
+        assert f"hold {wanted * 256 // 200} tokens" in said(2000, *sampled, **gpu)[0]
+        assert not said(2000, engine="transformers", **gpu)
 
     def test_large_models_are_noted_where_the_gpu_is_not_known(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -160,10 +160,26 @@ def test_the_idle_share_counts_from_the_end_of_the_generation_before(
         now[0] = 106.0
     clock.generated(600)
     assert clock.device_is_free() == 106.0
-    now[0] = 200.0  # grading does not count
+    now[0] = 116.0  # grading does not count
+    assert clock.device_seconds == 10
     assert clock.usage()["gpu_idle"] == pytest.approx(1 - 6 / 10)
     assert clock.usage()["tokens_per_second"] == pytest.approx(120)
+    clock.last = True  # the device waits for the grader, and for nothing else
+    assert clock.device_seconds == 20
+    assert clock.usage()["gpu_idle"] == pytest.approx(1 - 6 / 20)
     assert clock.seconds == {"merge": 0.5, "load": 0.5, "generate": 5.0}
+
+
+def test_a_device_is_an_attempts_own_until_all_is_generated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("l2s_hpc.task.usage.time.perf_counter", lambda: now[0])
+    clock = Clock()
+    now[0] = 103.0
+    assert clock.device_seconds == 3, "it may fail, and the next one begins after that"
+    clock.free_since = 110.0
+    assert clock.device_seconds == 0
 
 
 # The background

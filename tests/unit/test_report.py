@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from l2s_hpc import Run, open_run
 from l2s_hpc.analysis.charts import front_chart, front_points, gene_chart, hypervolume_chart, spec
+from l2s_hpc.analysis.nodes import Node, differences, node_rows
 from l2s_hpc.analysis.page import POLICY, el, page
 from l2s_hpc.analysis.placement import PLACES, Mark, place
 from l2s_hpc.analysis.report import save_front_png, save_front_svg, write_report
 from l2s_hpc.analysis.settings import settings
+from l2s_hpc.cli.analyse import report as report_verb
 from l2s_hpc.store.files import read_json, write_json
 
 from .test_analysis_builder import HOSTILE, IDS, SmallRun, complete
@@ -168,6 +170,45 @@ def test_nodes_are_compared(tmp_path: Path) -> None:
     )
     assert "Node n0 answers the canary differently from the 5 other nodes" in seen.text
     assert "i" not in {tag for tag, attributes in seen.tags if not attributes}
+
+
+def test_nodes_are_in_the_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = SmallRun(tmp_path / "run")
+    small.search(generations=1)
+    usage = {"tokens_per_second": 11_234.5, "gpu_idle": 0.0625, "batch_occupancy": 0.5}
+    usage |= {"peak_gpu_gb": 31.25, "peak_host_gb": 9.5}
+    for number, path in enumerate(sorted((tmp_path / "run" / "receipts").rglob("*.json"))):
+        told = {"host": f"n{number % 3}", "usage": usage, "device": "H100"}
+        told |= {"fingerprint": "abc" if number % 3 else "xyz"}
+        write_json(path, read_json(path) | told)
+    report_verb(tmp_path / "run", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["report"] == str(tmp_path / "run" / "report.html")
+    assert found["nodes"][0] == {
+        "node": "n0",
+        "device": "H100",
+        "fingerprint": "xyz",
+        "odd": True,
+        "candidates": 2,
+        **usage,
+        "seconds": {"merge": 1.0, "generate": 3.0},
+    }
+    assert [node["odd"] for node in found["nodes"]] == [True, False, False]
+    (note,) = found["notes"]
+    assert note.startswith("Node n0 answers the canary differently from the 2 other nodes")
+
+
+@given(st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from(["a", "b", ""])), max_size=9))
+def test_odd_are_the_nodes_that_a_sentence_names(found: list[tuple[str, str]]) -> None:
+    nodes = [
+        Node(f"n{n}", device, 1, None, None, None, None, None, {}, (answer,) if answer else ())
+        for n, (device, answer) in enumerate(found)
+    ]
+    named = set(re.findall(r"\bn\d\b", " ".join(differences(nodes))))
+    assert {row["node"] for row in node_rows(nodes) if row["odd"]} == named
+    assert {row["node"] for row in node_rows(nodes) if row["odd"] is None} == {
+        node.host for node in nodes if not node.fingerprint
+    }
 
 
 def test_what_no_node_tells_has_no_column(report: str, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Copies of parents on the node's disk: verified, shared, swept; and never in the way."""
+"""What tasks share on the node's disk: verified, swept, and never in the way."""
 
 from __future__ import annotations
 
@@ -6,40 +6,88 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from l2s_hpc.recipes.models import Model
 from l2s_hpc.task import scratch as module
-from l2s_hpc.task.scratch import UNUSED_DAYS, near, sweep
+from l2s_hpc.task.scratch import ROOM, UNUSED_DAYS, Copies, cache_folder
 from tests.helpers import ROOT, toy_models
 from tests.slurm.machine import SmallDisk, may_mount
 
-NEAR = """
-import sys
+OURS = f"l2s-{os.geteuid()}"
+MOUNTS = pytest.mark.skipif(
+    not may_mount(), reason="needs root with the right to mount a small disk"
+)
+TASK = """
+import signal, sys, threading, time
 from pathlib import Path
 from l2s_hpc.recipes.models import Model
-from l2s_hpc.task.scratch import near
-model = Model("big", Path(sys.argv[1]))
-print(near({"big": model}, sys.argv[2], {"big": model.identity})["big"].folder, flush=True)
+from l2s_hpc.task.scratch import Copies
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+model, copies = Model("big", Path(sys.argv[1])), Copies()
+try:
+    found = copies.near({"big": model}, sys.argv[2], {"big": model.identity})
+    print(found["big"].folder, flush=True)
+    # Not join: interrupted, it takes the thread for dead (Python 3.11).
+    while any(thread.name == "copies" for thread in threading.enumerate()):
+        time.sleep(0.01)
+finally:
+    copies.close()
 """
 
 
+def parents(scratch: Path) -> Path:
+    return scratch / OURS / "parents"
+
+
 def copies(scratch: Path) -> list[Path]:
-    return sorted(path for path in (scratch / "l2s-parents").iterdir() if path.is_dir())
+    return sorted(path for path in parents(scratch).iterdir() if path.is_dir())
 
 
 def identities(models: Mapping[str, Model]) -> dict[str, str]:
     return {name: model.identity for name, model in models.items()}
 
 
+def copying() -> bool:
+    return any(thread.name == "copies" for thread in threading.enumerate())
+
+
+@contextmanager
+def task(models: Mapping[str, Model], scratch: Path | str) -> Iterator[dict[str, Model]]:
+    """What a task reads while it runs."""
+    own = Copies()
+    try:
+        yield own.near(models, str(scratch), identities(models))
+    finally:
+        own.close()
+
+
+def after_a_task(
+    models: Mapping[str, Model], scratch: Path | str, given: Mapping[str, str] | None = None
+) -> dict[str, Model]:
+    """What a task reads that runs until its copies are made."""
+    own = Copies()
+    try:
+        found = own.near(models, str(scratch), given or identities(models))
+        until(lambda: not copying())
+        return found
+    finally:
+        own.close()
+
+
 def brought(models: Mapping[str, Model], scratch: Path | str) -> dict[str, Model]:
-    return near(models, str(scratch), identities(models))
+    """What the second task of a node reads."""
+    after_a_task(models, scratch)
+    return after_a_task(models, scratch)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -67,12 +115,21 @@ def big_model(folder: Path, size: int) -> Model:
 
 def in_a_process(model: Model, scratch: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", NEAR, str(model.folder), str(scratch)],
+        [sys.executable, "-c", TASK, str(model.folder), str(scratch)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def stopped_while_it_copies(model: Model, scratch: Path) -> subprocess.Popen[str]:
+    process = in_a_process(model, scratch)
+    until(lambda: list(parents(scratch).glob("*/model.safetensors")))
+    os.kill(process.pid, signal.SIGSTOP)
+    (partial,) = copies(scratch)
+    assert not (partial / "complete.json").exists(), "stopped too late"
+    return process
 
 
 def until(happened: Callable[[], object], seconds: float = 60) -> None:
@@ -82,12 +139,41 @@ def until(happened: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.001)
 
 
+# Copies
+
+
+def test_the_first_task_reads_the_originals_and_leaves_copies(tmp_path: Path) -> None:
+    models = toy_models()
+    assert after_a_task(models, tmp_path) == models
+    assert len(copies(tmp_path)) == 3
+    with task(models, tmp_path) as found:
+        assert {name: model.folder.parent for name, model in found.items()} == (
+            dict.fromkeys(models, parents(tmp_path))
+        )
+
+
+def test_an_engine_that_starts_again_has_the_copies(tmp_path: Path) -> None:
+    """Within one task."""
+    models, one = toy_models("slow"), Copies()
+    assert one.near(models, str(tmp_path), identities(models)) == models
+    until(lambda: not copying())
+    again = one.near(models, str(tmp_path), identities(models))
+    one.close()
+    assert again["slow"].folder == copies(tmp_path)[0]
+
+
+def test_only_this_user_can_read_copies(tmp_path: Path) -> None:
+    after_a_task(toy_models("slow"), tmp_path / "new")
+    for folder in (tmp_path / "new", tmp_path / "new" / OURS, *copies(tmp_path / "new")):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
 def test_copies_hold_what_the_node_needs(tmp_path: Path) -> None:
     models = toy_models()
     found = brought(models, tmp_path)
     assert found.keys() == models.keys()
     for name, model in models.items():
-        assert found[name].folder.parent == tmp_path / "l2s-parents"
+        assert found[name].folder.parent == parents(tmp_path)
         assert found[name].folder.name.startswith(model.identity)
         assert contents(found[name].folder) == contents(model.folder)
         seal = json.loads((found[name].folder / "complete.json").read_text(encoding="utf-8"))
@@ -131,7 +217,7 @@ def test_variables_are_the_nodes(
     monkeypatch.setenv("PLACE", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     found = brought(toy_models("slow"), place)["slow"]
-    assert found.folder.parent == tmp_path / "a" / "l2s-parents"
+    assert found.folder.parent == parents(tmp_path / "a")
 
 
 def flip(path: Path, keep_time: bool) -> None:
@@ -144,7 +230,7 @@ def flip(path: Path, keep_time: bool) -> None:
 
 
 def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
+    os.truncate(path, path.stat().st_size - 3)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +251,8 @@ def test_a_damaged_copy_is_made_again(
     models = toy_models("slow")
     folder = brought(models, tmp_path)["slow"].folder
     damage(folder / file)
-    again = brought(models, tmp_path)["slow"].folder
+    assert after_a_task(models, tmp_path) == models, "the damaged one is not used"
+    again = after_a_task(models, tmp_path)["slow"].folder
     assert again == folder
     assert contents(again) == contents(models["slow"].folder)
 
@@ -185,14 +272,13 @@ def test_a_disk_that_gives_back_other_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = toy_models("slow")
-    real = module.sha256_file
 
-    def hash_after_damage(path: Path) -> str:
+    def damage(descriptor: int, *given: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.name == "model.safetensors":
             flip(path, keep_time=True)
-        return real(path)
 
-    monkeypatch.setattr(module, "sha256_file", hash_after_damage)
+    monkeypatch.setattr(module.os, "posix_fadvise", damage)
     assert brought(models, tmp_path) == models
     assert "other bytes than were written" in capsys.readouterr().err
     assert copies(tmp_path) == []
@@ -202,17 +288,17 @@ def test_an_original_of_another_identity_is_not_copied(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = toy_models("slow")
-    assert near(models, str(tmp_path), {"slow": "0" * 16}) == models
+    assert after_a_task(models, tmp_path, {"slow": "0" * 16}) == models
     assert "changed while it was copied" in capsys.readouterr().err
     assert copies(tmp_path) == []
 
 
-@pytest.mark.parametrize("identity", ["../../../../etc", "", "a" * 15 + "/", "g" * 16])
+@pytest.mark.parametrize("identity", ["../../../../etc", "-", "a" * 15 + "/", "g" * 16])
 def test_hostile_identities_name_no_folder(
     identity: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = toy_models("slow")
-    assert near(models, str(tmp_path / "a"), {"slow": identity}) == models
+    assert after_a_task(models, tmp_path / "a", {"slow": identity}) == models
     assert "no identity of weights" in capsys.readouterr().err
     assert copies(tmp_path / "a") == []
 
@@ -259,39 +345,44 @@ def test_no_scratch_no_copies(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_a_folder_that_others_may_change_is_not_trusted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unsafe_scratch_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More of this in `test_node`."""
     models = toy_models("slow")
-    (tmp_path / "l2s-parents").mkdir()
-    (tmp_path / "l2s-parents").chmod(0o777)
+    (tmp_path / OURS).mkdir()
+    (tmp_path / OURS).chmod(0o755)
     assert brought(models, tmp_path) == models
-    assert "others could change what is in it" in capsys.readouterr().err
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "l2s-parents").symlink_to(elsewhere)
-    assert brought(models, tmp_path / "b") == models
-    assert list(elsewhere.iterdir()) == []
+    assert (
+        f"warning: no copies of the parents in {tmp_path}: {tmp_path / OURS} is open to others "
+        "(mode 755): remove it, or name another\n"
+    ) in capsys.readouterr().err
+    assert list((tmp_path / OURS).iterdir()) == []
 
 
-def test_the_copier_is_killed_and_the_waiting_task_goes_on(tmp_path: Path) -> None:
+# Several tasks
+
+
+def test_who_finds_another_copying_waits_for_nothing(tmp_path: Path) -> None:
     model = big_model(tmp_path / "big", 200 * 2**20)
-    space = tmp_path / "scratch"
-    copier = in_a_process(model, space)
-    until(lambda: list(space.glob("l2s-parents/*/model.safetensors")))
-    os.kill(copier.pid, signal.SIGSTOP)
-    (partial,) = copies(space)
-    assert not (partial / "complete.json").exists(), "stopped too late"
-    waiting = in_a_process(model, space)
-    assert waiting.stderr is not None
-    assert "waiting for another task that copies parents" in waiting.stderr.readline()
-    assert waiting.poll() is None
+    copier = stopped_while_it_copies(model, tmp_path / "scratch")
+    out, err = in_a_process(model, tmp_path / "scratch").communicate(timeout=60)
+    assert Path(out.strip()) == model.folder
+    assert (
+        f"another task copies to {parents(tmp_path / 'scratch')}" in err and "copying '" not in err
+    )
+    os.kill(copier.pid, signal.SIGCONT)
+    copier.communicate(timeout=60)
+    assert contents(copies(tmp_path / "scratch")[0]) == contents(model.folder)
+
+
+def test_what_a_killed_task_left_is_swept(tmp_path: Path) -> None:
+    model = big_model(tmp_path / "big", 200 * 2**20)
+    copier = stopped_while_it_copies(model, tmp_path / "scratch")
+    (partial,) = copies(tmp_path / "scratch")
     os.kill(copier.pid, signal.SIGKILL)
-    out, err = waiting.communicate(timeout=60)
     copier.communicate()
-    assert "copying 'big'" in err
-    assert Path(out.strip()) == partial == copies(space)[0]
+    out, err = in_a_process(model, tmp_path / "scratch").communicate(timeout=60)
+    assert "copying 'big'" in err and Path(out.strip()) == model.folder
+    assert copies(tmp_path / "scratch") == [partial]
     assert contents(partial) == contents(model.folder)
 
 
@@ -300,32 +391,92 @@ def test_many_tasks_at_once_copy_once(tmp_path: Path) -> None:
     tasks = [in_a_process(model, tmp_path / "scratch") for _ in range(4)]
     found = [task.communicate(timeout=120) for task in tasks]
     (copy,) = copies(tmp_path / "scratch")
-    assert {out.strip() for out, _ in found} == {str(copy)}
+    assert {out.strip() for out, _ in found} <= {str(copy), str(model.folder)}
     assert sum("copying" in err for _, err in found) == 1
+    assert contents(copy) == contents(model.folder)
+
+
+# The end of a task
 
 
 def test_a_signal_leaves_no_copy_behind(tmp_path: Path) -> None:
     model = big_model(tmp_path / "big", 200 * 2**20)
-    task = in_a_process(model, tmp_path / "scratch")
-    until(lambda: list((tmp_path / "scratch").glob("l2s-parents/*/model.safetensors")))
-    os.kill(task.pid, signal.SIGINT)
-    task.communicate(timeout=60)
-    assert task.returncode != 0
+    process = stopped_while_it_copies(model, tmp_path / "scratch")
+    start = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 2
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == (
+        f"the task ends: not all parents were copied to {parents(tmp_path / 'scratch')}"
+    )
     assert copies(tmp_path / "scratch") == []
 
 
-@pytest.mark.skipif(not may_mount(), reason="needs root with the right to mount a small disk")
+def held_up(monkeypatch: pytest.MonkeyPatch, call: str) -> tuple[threading.Event, threading.Event]:
+    """Let a call to the disk take until the second event; the first says that it has begun."""
+    begun, over = threading.Event(), threading.Event()
+    real = getattr(os, call)
+
+    def slow(*given: int) -> None:
+        begun.set()
+        over.wait(30)
+        real(*given)
+
+    monkeypatch.setattr(module.os, call, slow)
+    return begun, over
+
+
+def test_reading_a_copy_back_can_be_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {"big": big_model(tmp_path / "big", 40 * 2**20)}
+    (models["big"].folder / "config.json").unlink()
+    one = Copies()
+    begun, over = held_up(monkeypatch, "posix_fadvise")
+    one.near(models, str(tmp_path / "scratch"), identities(models))
+    begun.wait(30)
+    threading.Timer(0.2, over.set).start()
+    one.close()
+    until(lambda: not copying())
+    assert "the task ends: not all parents were copied" in capsys.readouterr().err
+    assert copies(tmp_path / "scratch") == []
+
+
+def test_a_disk_that_hangs_holds_up_neither_beginning_nor_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = toy_models()
+    begun, over = held_up(monkeypatch, "fdatasync")
+    start = time.monotonic()
+    one = Copies()
+    assert one.near(models, str(tmp_path), identities(models)) == models
+    begun.wait(30)
+    one.close()
+    assert time.monotonic() - start < 3, "reading the models included"
+    over.set()
+    until(lambda: not copying())
+    assert len([copy for copy in copies(tmp_path) if (copy / "complete.json").exists()]) == 0
+
+
+# Full disks
+
+
+@MOUNTS
 def test_a_full_scratch_fails_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Too small from the start, and filled by others in the middle."""
     models = {"big": big_model(tmp_path / "big", 6 * 2**20)}
     with SmallDisk(tmp_path / "disk", "4M") as disk:
         assert brought(models, disk.folder) == models
-        assert "no copy of 'big'" in (said := capsys.readouterr().err)
-        assert f"no room for 0.0 GB; it is read from {models['big'].folder}" in said
+        assert "no copy of 'big' is made" in (said := capsys.readouterr().err)
+        assert (
+            f"no room for 0.0 GB and 2.0 GB beside it; it is read from {models['big'].folder}"
+        ) in said
         assert copies(disk.folder) == []
 
 
-@pytest.mark.skipif(not may_mount(), reason="needs root with the right to mount a small disk")
+@MOUNTS
 def test_a_scratch_that_fills_up_in_the_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,21 +498,28 @@ def test_a_scratch_that_fills_up_in_the_middle(
         assert brought(models, disk.folder) == models
 
 
-def test_sweep(tmp_path: Path) -> None:
+# Sweeping
+
+
+def unused(copy: Path, days: float = UNUSED_DAYS + 1) -> None:
+    long_ago = time.time() - days * 86_400
+    os.utime(copy / "complete.json", (long_ago, long_ago))
+
+
+def test_a_task_sweeps(tmp_path: Path) -> None:
     models = toy_models("slow", "fast")
     found = brought(models, tmp_path)
-    long_ago = time.time() - (UNUSED_DAYS + 1) * 86_400
-    os.utime(found["slow"].folder / "complete.json", (long_ago, long_ago))
-    partial = tmp_path / "l2s-parents" / ("0" * 16)
+    unused(found["slow"].folder)
+    partial = parents(tmp_path) / ("0" * 16)
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(b"x")
-    (tmp_path / "l2s-parents" / "file").touch()
-    (tmp_path / "l2s-parents" / "link").symlink_to(tmp_path / "precious")
+    (parents(tmp_path) / "file").touch()
+    (parents(tmp_path) / "link").symlink_to(tmp_path / "precious")
     (tmp_path / "precious").mkdir()
-    sweep(str(tmp_path))
+    after_a_task({"fast": models["fast"]}, tmp_path)
     assert copies(tmp_path) == [found["fast"].folder]
     assert (tmp_path / "precious").is_dir()
-    assert {path.name for path in (tmp_path / "l2s-parents").iterdir()} == {
+    assert {path.name for path in parents(tmp_path).iterdir()} == {
         ".lock",
         found["fast"].folder.name,
     }
@@ -370,22 +528,107 @@ def test_sweep(tmp_path: Path) -> None:
 def test_use_keeps_a_copy(tmp_path: Path) -> None:
     models = toy_models("slow")
     seal = brought(models, tmp_path)["slow"].folder / "complete.json"
-    almost = time.time() - (UNUSED_DAYS - 0.1) * 86_400
-    os.utime(seal, (almost, almost))
-    brought(models, tmp_path)
+    unused(seal.parent, UNUSED_DAYS - 0.1)
+    after_a_task(models, tmp_path)
     assert time.time() - seal.stat().st_mtime < 60
 
 
-def test_sweep_leaves_a_running_copy_alone(
+def test_what_a_task_uses_is_not_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = big_model(tmp_path / "big", 200 * 2**20)
-    task = in_a_process(model, tmp_path / "scratch")
-    until(lambda: list((tmp_path / "scratch").glob("l2s-parents/*/model.safetensors")))
-    os.kill(task.pid, signal.SIGSTOP)
-    sweep(str(tmp_path / "scratch"))
-    assert len(copies(tmp_path / "scratch")) == 1
-    assert "another task copies" in capsys.readouterr().err
-    os.kill(task.pid, signal.SIGCONT)
-    out, _ = task.communicate(timeout=60)
-    assert Path(out.strip()) == copies(tmp_path / "scratch")[0]
+    models = toy_models("slow", "fast")
+    brought(models, tmp_path)
+    with task({"slow": models["slow"]}, tmp_path) as found:
+        copy = found["slow"].folder
+        unused(copy)
+        after_a_task({"fast": models["fast"]}, tmp_path)
+        assert copy in copies(tmp_path)
+        assert f"{copy} cannot be removed: another task uses it" in capsys.readouterr().err
+        cut(copy / "config.json")
+        assert after_a_task(models, tmp_path)["slow"] == models["slow"]
+        said = capsys.readouterr().err
+        assert f"the copy {copy} is damaged (config.json): it is not used, and made again" in said
+        assert "no copy of 'slow' is made: another task uses it; it is read from" in said
+        assert copy in copies(tmp_path)
+    after_a_task(models, tmp_path)
+    assert contents(copy) == contents(models["slow"].folder)
+
+
+# The cache of vLLM
+
+
+def test_the_cache_lies_beside_the_copies(tmp_path: Path) -> None:
+    folder = cache_folder(str(tmp_path), "")
+    assert folder == str(tmp_path / OURS / "vllm")
+    assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+    assert list(Path(folder).iterdir()) == []
+    assert cache_folder(str(tmp_path), "") == folder
+
+
+def test_a_named_cache_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    assert cache_folder(str(tmp_path / "s"), "$PLACE/a/b") == str(tmp_path / "a" / "b")
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+    assert cache_folder("", "${PLACE}/a/b") == str(tmp_path / "a" / "b")
+    assert not (tmp_path / "s").exists()
+
+
+def test_neither_scratch_nor_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cache_folder("", "") == ""
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("named", ["$NOT_SET", "relative/x", "~nobody-of-this-name/x"])
+@pytest.mark.parametrize("as_scratch", [True, False])
+def test_a_cache_that_is_no_path(
+    named: str,
+    as_scratch: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder(*(named, "") if as_scratch else ("", named)) == ""
+    assert capsys.readouterr().err == (
+        f"warning: vLLM's own cache is used, not {named}: {named} is not an absolute path on this "
+        "node\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_others_may_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a").chmod(0o775)
+    assert cache_folder(str(tmp_path), str(tmp_path / "a")) == ""
+    assert "a is open to others (mode 775): remove it, or name another" in capsys.readouterr().err
+    (tmp_path / "a").chmod(0o755)
+    assert cache_folder("", str(tmp_path / "a")) == str(tmp_path / "a"), "the user's own choice"
+
+
+def test_little_room_for_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=ROOM - 10**8))
+    assert cache_folder(str(tmp_path), "") == ""
+    assert capsys.readouterr().err == (
+        f"warning: vLLM's own cache is used, not {tmp_path}: 1.9 GB are free, 2.0 GB are needed\n"
+    )
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=ROOM))
+    assert cache_folder(str(tmp_path), "")
+
+
+@MOUNTS
+def test_a_full_disk_has_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a quota hides from who asks how much is free."""
+    with SmallDisk(tmp_path / "disk", "4M") as disk:
+        assert cache_folder(str(disk.folder), "") == ""
+        assert "0.0 GB are free, 2.0 GB are needed" in capsys.readouterr().err
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=2**40))
+        assert cache_folder(str(disk.folder), "") == str(disk.folder / OURS / "vllm")
+        disk.read_only()
+        assert cache_folder(str(disk.folder), "") == ""
+        assert "Read-only file system" in capsys.readouterr().err

@@ -424,8 +424,7 @@ def test_a_candidate_that_failed_on_a_node_is_sent_elsewhere(lab: Lab) -> None:
     attempt = next(iter(controller.state.live_attempts()))
     path = lab.attempt(attempt).receipt
     why = {"kind": "engine", "message": "out of memory", "trace": ""}
-    times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:00+00:00"}
-    write_json(path, read_json(path) | {"failure": why, "host": "n3", **times})
+    write_json(path, read_json(path) | {"failure": why, "host": "n3", "device_seconds": 60.0})
     drive(controller, told=1)
     assert lab.nodes.calls[-1][2:] == (1, ("n3",))
     assert (attempt.kind, attempt.counted, attempt.node) == ("engine", True, "n3")
@@ -501,3 +500,24 @@ def test_waiting_goes_on_where_the_last_controller_left_it(lab: Lab) -> None:
 def test_closing_lets_go_of_the_executor(lab: Lab) -> None:
     lab.controller().close()
     assert lab.nodes.calls == [("close",)]
+
+
+def test_a_run_goes_on_with_the_device_and_the_engine_of_its_first_table(
+    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(mini, tmp_path / "run")
+    monkeypatch.setattr(start, "make_executor", lambda paths, site: lab.nodes)
+    controller = lab.begun()
+    assert controller.step()
+    *_, device, version = controller.state.live_attempts()
+    for attempt, change in (
+        (device, {"device": "A100"}),
+        (version, {"versions": {"scripted": "2"}}),
+    ):
+        path = lab.attempt(attempt).receipt
+        write_json(path, read_json(path) | change)
+    assert controller.step()
+    assert (controller.state.device, controller.state.engine) == ("none", "scripted 1")
+    assert (device.kind, version.kind) == ("device", "version")
+    assert len(controller.state.accepted) == ALL - 2
+    assert len(list((lab.paths.folder / "scores").rglob("*.parquet"))) == ALL - 2
