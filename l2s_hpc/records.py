@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -119,7 +120,8 @@ class Task(Record):
 
     `key` is unique in the run and safe as a file name; `models` are the site's folders by hub id;
     `workers` share the candidates, each with a GPU of its own; a full disk is waited for at most
-    `disk_seconds`; `scratch` and `cache` are the site's folders on the node's own disk.
+    `disk_seconds`; `scratch` and `cache` are the site's folders on the node's own disk; `device`
+    and `engine` are those of the run, as `otherwise` compares them.
     """
 
     key: str
@@ -128,6 +130,8 @@ class Task(Record):
     disk_seconds: float = 0.0
     scratch: str = ""
     cache: str = ""
+    device: str = ""
+    engine: str = ""
     candidates: tuple[CandidateTask, ...]
 
 
@@ -165,9 +169,12 @@ class Failure(Record):
     """Why an attempt left no score table.
 
     `interrupted` is nobody's fault and is not counted; `timeout` is, where no chunk was finished.
+    `device` and `version` are the node's: it has another GPU or engine than the run.
     """
 
-    kind: Literal["merge", "engine", "write", "interrupted", "timeout", "other"]
+    kind: Literal[
+        "merge", "engine", "write", "interrupted", "timeout", "device", "version", "other"
+    ]
     message: str
     trace: str = ""
 
@@ -175,6 +182,11 @@ class Failure(Record):
     def unfinished(self) -> bool:
         """Whether the attempt goes on if Slurm starts its job again."""
         return self.kind in ("interrupted", "timeout")
+
+    @property
+    def of_node(self) -> bool:
+        """Whether it says nothing of the candidate: another node would have made its table."""
+        return self.kind in ("device", "version")
 
 
 def cold(seconds: Sequence[float]) -> list[float]:
@@ -197,6 +209,35 @@ def deciding(versions: Mapping[str, str]) -> dict[str, str]:
     if "mergekit" in found:
         found["mergekit"] = ".".join(found["mergekit"].split(".")[:2])
     return found
+
+
+def engine_line(versions: Mapping[str, str]) -> str:
+    """Return the versions that decide the tokens, in a line; empty where none are known."""
+    return ", ".join(f"{name} {text}" for name, text in deciding(versions).items())
+
+
+def otherwise(
+    device: str, engine: str, found_device: str, found_engine: str
+) -> tuple[Literal["device", "version"], str] | None:
+    """Return how a device and an engine differ from a run's, and say it; None if they do not.
+
+    Args:
+        device: of the run; empty where it may be any: then builds of one version (`2.11.0+cu126`)
+            are alike too.
+        engine: of the run, as `engine_line` gives it; empty while it is not known.
+        found_device, found_engine: what is compared with them.
+    """
+    ours, theirs = engine, found_engine
+    if not device:
+        ours, theirs = (re.sub(r"\+[^,]*", "", line) for line in (ours, theirs))
+    if engine and ours != theirs:
+        return (
+            "version",
+            f"{found_engine or 'unknown versions'}, and the run's scores are from {engine}",
+        )
+    if device and device != found_device:
+        return "device", f"{found_device}, and the run's scores are from {device}"
+    return None
 
 
 class Receipt(Record):
@@ -257,5 +298,5 @@ class Receipt(Record):
 
     @property
     def engine(self) -> str:
-        """The versions that decide the tokens, in a line; empty where none are known."""
-        return ", ".join(f"{name} {text}" for name, text in deciding(self.versions).items())
+        """What made it (see `engine_line`)."""
+        return engine_line(self.versions)

@@ -49,6 +49,8 @@ LOCKS: dict[str, dict[str, Any]] = {
 #   pip install -r hpc/locks/cuda.txt
 # Its wheels bring CUDA 13 with them: the node needs a driver of 580 or newer and no CUDA toolkit.
 # Left out: l2s-hpc itself (`pip install --no-deps l2s-hpc`), and what a login node needs beyond it.
+# Not run on a GPU: this pair, torch 2.13 and vLLM 0.32, was only resolved. torch 2.11 and vLLM 0.26
+# were run, on H100 and H200.
 # Other pairs: torch 2.11 goes with vLLM 0.20 to 0.26, torch 2.13 with 0.27.1 to 0.32.
 """,
     },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, mode
 from typing import Any
 
 from l2s_hpc.records import Receipt, cold
@@ -80,8 +80,19 @@ def node_rows(found: Sequence[Node]) -> list[dict[str, Any]]:
 def _is_odd(node: Node, found: Sequence[Node]) -> bool | None:
     if not node.fingerprint:
         return None
-    peers = [n.fingerprint for n in found if n.device == node.device and n.fingerprint]
-    return len(node.fingerprints) > 1 or 2 * peers.count(node.fingerprint) <= len(peers)
+    return len(node.fingerprints) > 1 or node.fingerprint != _usual(_peers(node.device, found))
+
+
+def _peers(device: str, found: Sequence[Node]) -> list[Node]:
+    """Return the nodes with a device whose engines have answered the canary."""
+    return [node for node in found if node.device == device and node.fingerprint]
+
+
+def _usual(peers: Sequence[Node]) -> str:
+    """Return the answer of more than half of the nodes; empty where there is none."""
+    answers = [node.fingerprint for node in peers]
+    usual = mode(answers) if answers else ""
+    return usual if 2 * answers.count(usual) > len(answers) else ""
 
 
 def differences(found: Sequence[Node]) -> list[str]:
@@ -97,31 +108,29 @@ def differences(found: Sequence[Node]) -> list[str]:
         if len(node.fingerprints) > 1
     ]
     for device in dict.fromkeys(node.device for node in found):
-        said += _differences([n for n in found if n.device == device and n.fingerprint])
+        said += _differences(_peers(device, found))
     return said
 
 
 def _differences(peers: Sequence[Node]) -> list[str]:
     """Compare nodes of one device."""
-    votes = Counter(node.fingerprint for node in peers)
-    if len(votes) < 2:
-        return []
-    usual, most = votes.most_common(1)[0]
-    if 2 * most <= len(peers):
+    usual = _usual(peers)
+    odd = [node for node in peers if node.fingerprint != usual]
+    if odd and not usual:
         hosts = ", ".join(node.host for node in peers)
+        ways = len({node.fingerprint for node in peers})
         return [
-            f"The {len(peers)} nodes with {peers[0].device} answer the canary in {len(votes)} "
+            f"The {len(peers)} nodes with {peers[0].device} answer the canary in {ways} "
             f"ways, none of them that of most: results of {hosts} may not be comparable; not "
             "refused."
         ]
-    others = len(peers) - 1
+    most, others = len(peers) - len(odd), len(peers) - 1
     word = "the other node" if others == 1 else f"the {others} other nodes"
     whom = word if most == others else f"{most} of {word}"
     return [
         f"Node {node.host} answers the canary differently from {whom} with the same device "
         f"({node.device}): its results may not be comparable; not refused."
-        for node in peers
-        if node.fingerprint != usual
+        for node in odd
     ]
 
 

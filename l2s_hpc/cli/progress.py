@@ -105,7 +105,9 @@ class Progress:
             where = f" on {failed.node}" if failed.node else ""
             self.say(f"{failed.candidate}{where}: {failed.kind}: {failed.message}")
         self._failures = len(failures)
-        bad = bad_nodes(controller.state, controller.policy.node_faults)
+        bad = bad_nodes(
+            controller.state, controller.policy.node_faults, controller.policy.allow_mixed_gpus
+        )
         for node in sorted(set(bad) - self._bad):
             self.say(f"{node} is excluded: one candidate after another failed there")
         self._bad = set(bad)

@@ -12,11 +12,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
 from typing import IO
 
 from l2s_hpc.cluster.jobs import NO_ROOM_JOB, JobState, python_command
 from l2s_hpc.config import SiteConfig
-from l2s_hpc.errors import NO_ROOM_EXIT, UserError
+from l2s_hpc.errors import NO_ROOM_EXIT, IncompleteError, UserError
 from l2s_hpc.store.files import process_start
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import BatchState
@@ -62,13 +64,18 @@ def visible_gpus() -> list[str]:
         end = next((n for n, gpu in enumerate(gpus) if gpu in ("", "-1")), len(gpus))
         return gpus[:end]
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_SMI_SECONDS, check=True
-        ).stdout
+        return [str(number) for number in range(_count_gpus())]
     except (OSError, subprocess.SubprocessError):
         return []
-    count = sum(line.startswith("GPU ") for line in listed.splitlines())
-    return [str(number) for number in range(count)]
+
+
+@cache  # but for failures
+def _count_gpus() -> int:
+    """Return how many GPUs the driver of this machine lists."""
+    listed = subprocess.run(
+        ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_SMI_SECONDS, check=True
+    ).stdout
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
 class LocalExecutor:
@@ -87,7 +94,7 @@ class LocalExecutor:
     def submit(self, batch: str, tasks: Sequence[str], avoid: Sequence[str] = ()) -> str:
         places = [
             (gpu, self._gpus.setdefault(gpu, threading.Lock()) if gpu else threading.Lock())
-            for gpu in workers_of(self._site)[: len(tasks)]
+            for gpu in workers_of(self._site)
         ]
         self._pools[batch] = _Pool(self._paths, self._site, batch, tasks, places)
         return _reference()
@@ -114,15 +121,17 @@ class LocalExecutor:
                 self._pools.pop(name).end()
 
     def close(self) -> None:
-        for pool in self._pools.values():
-            pool.end()
-        self._pools.clear()
+        with ExitStack() as every:  # also where one raises
+            for pool in self._pools.values():
+                every.callback(pool.end)
+            self._pools.clear()
 
 
 class _Pool:
     """The workers of one batch. A worker that died takes its task with it; another goes on.
 
-    A worker waits for its place, a GPU, until the worker of another batch has left it.
+    A worker waits for its place, a GPU, until the worker of another batch has left it; whichever
+    place is free first gets the next task.
     """
 
     def __init__(
@@ -163,7 +172,11 @@ class _Pool:
             return JobState("ended", self._reasons.get(task, ""))
 
     def end(self) -> None:
-        """Ask every worker to end, wait for its last receipt, then insist."""
+        """Ask every worker to end, wait for its last receipt, then insist.
+
+        Raises:
+            IncompleteError: one does not end even so.
+        """
         with self._lock:
             self._ended = True
             self._waiting.clear()
@@ -171,16 +184,21 @@ class _Pool:
             if process.poll() is None:
                 process.terminate()
         for process in self._processes:
-            try:
-                process.wait(_POLITE_SECONDS)
-            except subprocess.TimeoutExpired:
+            if not _ends(process):
                 process.kill()
+        stuck = [str(process.pid) for process in self._processes if not _ends(process)]
         for thread in self._threads:
             thread.join(_POLITE_SECONDS)
+        if stuck:
+            raise IncompleteError(
+                f"a worker does not end, {_POLITE_SECONDS:g} s after it was killed: process "
+                f"{', '.join(stuck)} of this machine",
+                hint="does a disk or a GPU hang? Once it is gone, the same command goes on",
+            )
 
     def _feed(self, gpu: str, free: threading.Lock) -> None:
         while not free.acquire(timeout=_LOOK_SECONDS):
-            if self._ended:
+            if not self._waiting:
                 return
         try:
             self._feed_one(gpu)
@@ -246,12 +264,19 @@ class _Pool:
 
 def _ending(worker: subprocess.Popen[str]) -> str:
     """Wait for a worker that answers no more, and return what its end means."""
+    if _ends(worker):
+        return NO_ROOM_JOB if worker.returncode == NO_ROOM_EXIT else ""
+    worker.kill()
+    return "" if _ends(worker) else f"its worker, process {worker.pid}, was killed and does not end"
+
+
+def _ends(worker: subprocess.Popen[str]) -> bool:
+    """Whether a worker has ended, or does so soon."""
     try:
-        code = worker.wait(_POLITE_SECONDS)
+        worker.wait(_POLITE_SECONDS)
     except subprocess.TimeoutExpired:
-        worker.kill()
-        return ""
-    return NO_ROOM_JOB if code == NO_ROOM_EXIT else ""
+        return False
+    return True
 
 
 def _hand_over(worker: subprocess.Popen[str], task: str) -> bool:

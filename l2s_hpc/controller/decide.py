@@ -26,6 +26,7 @@ from l2s_hpc.controller.actions import (
 from l2s_hpc.controller.budget import Budget, spent
 from l2s_hpc.controller.judge import Observed, outcome
 from l2s_hpc.errors import IncompleteError
+from l2s_hpc.records import otherwise
 from l2s_hpc.store.state import AttemptState, RunState
 
 MOST_ATTEMPTS = 20
@@ -37,25 +38,26 @@ _INTERRUPTIONS = ("interrupted", "orphaned", "cancelled", "not begun", "device",
 _NO_FAULT = ("interrupted", "timeout")
 """Failures after which a candidate goes on where it was; those that count are penalised before."""
 
-_NOT_THE_NODES = ("interrupted", "orphaned", "cancelled", "timeout", "merge", "version")
+_NOT_THE_NODES = ("interrupted", "orphaned", "cancelled", "timeout", "merge")
 """Failures that say nothing of the node."""
 
 MOST_STARTS = 3
-"""Tasks of one candidate in a row that ended before anything of them began, or whose tables were
-made otherwise than the run's; then all pauses."""
+"""Tasks of one candidate in a row that ended before anything of them began, or as many in all that
+ran on another device or engine than the run's; then all pauses."""
 
 _MADE_OTHERWISE = {
     "device": (
         "another kind of GPU",
         "name the GPU in site.gres or site.constraint, or accept both with "
-        "--set site.allow_mixed_gpus=true",
+        "--set site.allow_mixed_gpus=true; if the run's first table came from the rarer GPU, start "
+        "a new run on the other kind (--run)",
     ),
     "version": (
         "another version of the engine",
-        "install the version of the run on the nodes, or start a new run",
+        "install the version of the run on the nodes, or start a new run (--run)",
     ),
 }
-"""What to say of tables that cannot be compared with the run's first."""
+"""What to say of what cannot be compared with the run's first table."""
 
 
 @dataclass(frozen=True)
@@ -124,44 +126,50 @@ def finished(state: RunState, policy: Policy, now: float = 0.0) -> bool:
     return state.completed and not _grows(state, policy, now)
 
 
-def bad_nodes(state: RunState, faults: int) -> list[str]:
+def bad_nodes(state: RunState, faults: int, mixed: bool = False) -> list[str]:
     """Return the nodes on which the last `faults` or more candidates failed, one after another.
 
-    Failures of a candidate that was given up are its own, and say nothing of a node.
+    Failures of a candidate that was given up are its own, and say nothing of a node; neither does
+    another GPU where the site allows mixed ones.
     """
     return sorted(
         node
         for node, attempts in state.outcomes.items()
-        if len(_last_faults(state, attempts)) >= faults
+        if len(_last_faults(state, attempts, mixed)) >= faults
     )
 
 
-def _last_faults(state: RunState, attempts: Sequence[AttemptState]) -> set[tuple[str, str]]:
+def _last_faults(
+    state: RunState, attempts: Sequence[AttemptState], mixed: bool
+) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for attempt in reversed(attempts):
         if attempt.outcome in ("accepted", "quarantined"):
             break
         key = (attempt.evaluation, attempt.candidate)
-        if _is_the_nodes(attempt) and key not in state.penalised:
+        if _is_the_nodes(attempt, mixed) and key not in state.penalised:
             found.add(key)
     return found
 
 
-def _is_the_nodes(attempt: AttemptState) -> bool:
-    """Whether a failure speaks against its node; a device may be allowed by now."""
-    allowed = attempt.kind == "device" and attempt.forgiven
-    return attempt.kind not in _NOT_THE_NODES and not allowed
+def _is_the_nodes(attempt: AttemptState, mixed: bool) -> bool:
+    """Whether a failure speaks against its node; the user may have mended an installation."""
+    mended = mixed if attempt.kind == "device" else attempt.kind == "version" and attempt.forgiven
+    return attempt.kind not in _NOT_THE_NODES and not mended
 
 
 def _settle(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     """Settle batches without a job, and attempts with a receipt or without hope of one."""
     actions: list[Action] = [Adopt(batch, job) for batch, job in observed.found.items()]
-    device, engine = state.device, state.engine
+    first = False
     for attempt in state.live_attempts():
         action = outcome(state, attempt, observed)
         if isinstance(action, Accept):
-            device, engine = device or action.receipt.device, engine or action.receipt.engine
-            action = _alike(action, device, engine, policy)
+            if first:
+                continue
+            # Others are compared with a run's first table once that was found whole and counts.
+            first = not (state.device and state.engine)
+            action = _alike(action, state, policy)
         if action is not None:
             actions.append(action)
     actions += [Abandon(batch) for batch in observed.unsubmitted]
@@ -173,17 +181,15 @@ def _settle(state: RunState, observed: Observed, policy: Policy) -> list[Action]
     return actions
 
 
-def _alike(action: Accept, device: str, engine: str, policy: Policy) -> Action:
+def _alike(action: Accept, state: RunState, policy: Policy) -> Action:
     """Refuse a table that was made otherwise than the run's first: that is no candidate's fault."""
     receipt = action.receipt
-    if receipt.engine != engine:
-        kind, ours, theirs = "version", engine, receipt.engine or "unknown versions"
-    elif receipt.device != device and not policy.allow_mixed_gpus:
-        kind, ours, theirs = "device", device, receipt.device
-    else:
+    device = "" if policy.allow_mixed_gpus else state.device
+    found = otherwise(device, state.engine, receipt.device, receipt.engine)
+    if found is None:
         return action
-    message = f"made on {theirs}, and the run's scores are from {ours}"
-    return Fail(action.attempt, kind, message, False, receipt.host, receipt.lasted)
+    kind, words = found
+    return Fail(action.attempt, kind, f"made on {words}", False, receipt.host, receipt.lasted)
 
 
 def under_way(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
@@ -287,23 +293,18 @@ def _check_starts(state: RunState, evaluation: str, wanted: Sequence[tuple[str, 
         tries = state.attempts.get((evaluation, candidate), [])
         ended = [a for a in reversed(tries) if a.outcome != "abandoned"]
         _check_progress(ended, candidate)
-        for kind, (what, hint) in _MADE_OTHERWISE.items():
-            other = _in_a_row(ended, kind)
-            if len(other) >= MOST_STARTS:
-                raise IncompleteError(
-                    f"tasks run on {what}: {other[0].message}, node {other[0].node}", hint=hint
-                )
-        vain = _in_a_row(ended, "not begun")
+        other = [a for a in ended if a.kind in _MADE_OTHERWISE and not a.forgiven]
+        if len(other) >= MOST_STARTS:
+            what, hint = _MADE_OTHERWISE[other[0].kind]
+            raise IncompleteError(
+                f"tasks run on {what}: {other[0].message}, node {other[0].node}", hint=hint
+            )
+        vain = list(takewhile(lambda a: a.kind == "not begun" and not a.forgiven, ended))
         if len(vain) >= MOST_STARTS:
             raise IncompleteError(
                 f"tasks end before they begin: {vain[0].message}, task {vain[0].task}",
                 hint=f"see logs/{vain[0].batch}*, or `l2s doctor --probe`; then the same command",
             )
-
-
-def _in_a_row(ended: Sequence[AttemptState], kind: str) -> list[AttemptState]:
-    """Return the last attempts that failed in one way, the last one first."""
-    return list(takewhile(lambda a: a.kind == kind and not a.forgiven, ended))
 
 
 def _check_progress(ended: Sequence[AttemptState], candidate: str) -> None:
@@ -330,12 +331,16 @@ def _cancellations(state: RunState, evaluation: str, candidate: str, policy: Pol
 def _avoid(
     state: RunState, evaluation: str, wanted: Sequence[tuple[str, int, int]], policy: Policy
 ) -> tuple[str, ...]:
-    """Return the nodes that fail all the time, and then those on which these candidates failed."""
-    bad = bad_nodes(state, policy.node_faults)
-    nodes: set[str] = set()
+    """Return the nodes that fail all the time, and then those on which these candidates failed.
+
+    A node with another GPU or engine than the run's is none for any candidate.
+    """
+    mixed = policy.allow_mixed_gpus
+    bad = bad_nodes(state, policy.node_faults, mixed)
+    failed = [a for a in state.failures if a.kind in _MADE_OTHERWISE]
     for candidate, _, _ in wanted:
-        tries = state.attempts.get((evaluation, candidate), [])
-        nodes |= {a.node for a in tries if a.node and _is_the_nodes(a)}
+        failed += state.attempts.get((evaluation, candidate), [])
+    nodes = {a.node for a in failed if a.node and _is_the_nodes(a, mixed)}
     return (*bad, *sorted(nodes - set(bad)))
 
 

@@ -59,7 +59,8 @@ def outcome(state: RunState, attempt: AttemptState, observed: Observed) -> Actio
         return Accept(attempt, receipt)
     failure, node, seconds = receipt.failure, receipt.host, receipt.lasted
     if not failure.unfinished:
-        return Fail(attempt, failure.kind, failure.message, True, node, seconds)
+        counted = not failure.of_node
+        return Fail(attempt, failure.kind, failure.message, counted, node, seconds)
     # Slurm may start an interrupted task again: it goes on with the same attempt.
     if job is None or job.state not in _OVER:
         return None
@@ -77,7 +78,9 @@ def _interrupted(
     told = receipt.failure is not None and receipt.failure.kind == "timeout"
     if job.reason in _TIME_UP or (told and job.reason not in _TAKEN_AWAY):
         alone = not _siblings_began(state, attempt, observed)
-        return "timeout", alone and receipt.chunks <= _best_chunks(state, attempt)
+        # On another kind of GPU all chunks are made anew: it may add some and have fewer than ever.
+        made = observed.started.get(attempt.key, 0)
+        return "timeout", alone and not made and receipt.chunks <= _best_chunks(state, attempt)
     return "interrupted", False
 
 

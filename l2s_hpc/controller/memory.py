@@ -10,7 +10,7 @@ from l2s_hpc.config import SiteConfig
 from l2s_hpc.controller.resolve import Resolved, engine_of
 from l2s_hpc.errors import UserError
 from l2s_hpc.recipes import models
-from l2s_hpc.recipes.placement import SPARE
+from l2s_hpc.recipes.placement import SPARE, merging_bytes
 
 _SPARE_WITH_CACHE = 0.2
 """Share of a GPU that is left free where the engine pins no cache of keys and values: that has to
@@ -134,7 +134,20 @@ def memory_notes(resolved: Resolved, found: Need) -> list[str]:
             f"a candidate needs {found.parts} and uses one GPU: set site.gpu_memory, and plan says "
             "whether it fits"
         )
-    return notes + _cache_notes(resolved, site)
+    return notes + _merging_notes(resolved, found) + _cache_notes(resolved, site)
+
+
+def _merging_notes(resolved: Resolved, found: Need) -> list[str]:
+    """Say where merges may find no room: no refusal, because most methods need less."""
+    site, merging = resolved.site, merging_bytes(resolved.models) / 1e9
+    if site.device != "cuda" or not 0 < site.gpu_memory < found.total + merging:
+        return []
+    return [
+        f"merges may run out of memory: beside {found.parts} they need up to {merging:.1f} GB of "
+        f"the GPU (DARE nearly that, TIES a third), more than site.gpu_memory = "
+        f"{site.gpu_memory:g} GB has; try --smoke first, or use GPUs with at least "
+        f"{math.ceil(found.total + merging)} GB"
+    ]
 
 
 def _cache_notes(resolved: Resolved, site: SiteConfig) -> list[str]:

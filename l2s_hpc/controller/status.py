@@ -77,7 +77,7 @@ class Status:
             "penalised": len(state.penalised),
             "front": len(state.front or ()),
             "running": running(self._paths, state),
-            "excluded_nodes": bad_nodes(state, site.node_faults),
+            "excluded_nodes": bad_nodes(state, site.node_faults, site.allow_mixed_gpus),
             "ended_by": state.spent,
             "budget": _budget(state, settings),
             "looks_at_report": state.looks,

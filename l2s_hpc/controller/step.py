@@ -264,8 +264,10 @@ class Controller:
         if not tasks:
             self.waiting = self._room.reason
             return False
+        device = "" if self.policy.allow_mixed_gpus else self.state.device
+        run = {"device": device, "engine": self.state.engine}
         for task in tasks:
-            write_json(self.paths.task(task.key), task.model_dump(mode="json"))
+            write_json(self.paths.task(task.key), task.model_dump(mode="json") | run)
         if not self.record([intent(batch, tasks)]):
             return False
         try:

@@ -70,7 +70,7 @@ class AttemptState:
         seconds: of a device, by its receipt (see `Receipt.lasted`); 0 without one.
         chunks: chunks that were durable when it ended.
         forgiven: it was cancelled, could not begin or was made otherwise than the run's tables, and
-            the user gave the command again.
+            the user gave the command again: it is not counted against the site any more.
     """
 
     evaluation: str

@@ -74,7 +74,8 @@ def node_path(text: str) -> Path:
 def own_folder(named: str, below: str = "") -> Path:
     """Return a folder that nobody but this user can change, made with mode 700 if it is not there.
 
-    So what lies in it can be believed: a process of this user has put it there.
+    So what lies in it can be believed: a process of this user has put it there. Who owns a folder
+    further above is trusted, as root is; a group or others who may write there are not.
 
     Args:
         named: the folder, as a site names it.
@@ -89,9 +90,10 @@ def own_folder(named: str, below: str = "") -> Path:
     if "$" in str(path) or not path.is_absolute():
         raise DamageError(f"{path} is not an absolute path on this node")
     path = Path(os.path.realpath(path)) / below
-    place = path.parent
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_place(place)
+    for folder in reversed(path.parents):
+        folder.mkdir(mode=0o700, exist_ok=True)  # each: `parents=True` would ask the umask
+        _check_mode(folder)
+    _check_owner(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
@@ -102,14 +104,23 @@ def own_folder(named: str, below: str = "") -> Path:
     return path
 
 
-def _check_place(place: Path) -> None:
-    """Refuse a place where somebody else could put a folder of their own in place of ours."""
-    found = place.stat()
-    others_rename = found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX
-    if others_rename or found.st_uid not in (0, os.geteuid()):
+def _check_mode(folder: Path) -> None:
+    """Refuse a folder where others could put a folder of their own in place of ours."""
+    mode = folder.stat().st_mode
+    if mode & _OTHERS_WRITE and not mode & stat.S_ISVTX:
         raise DamageError(
-            f"others could rename what is in {place}: name a folder of your own, or take their "
-            f"right to write there (chmod go-w)"
+            f"others could rename what is in {folder} (mode {stat.S_IMODE(mode):o}): name another "
+            "place, or have their right to write there taken (chmod go-w)"
+        )
+
+
+def _check_owner(place: Path) -> None:
+    """Refuse a place whose owner could do so."""
+    owner = place.stat().st_uid
+    if owner not in (0, os.geteuid()):
+        raise DamageError(
+            f"{place} belongs to user {owner}, who could rename what is in it: name a folder of "
+            "your own"
         )
 
 

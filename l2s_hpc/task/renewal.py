@@ -15,14 +15,17 @@ MOST_RENEWALS = 3
 _VARIABLE = "L2S_RENEWED"
 """The task under way, and how often it was begun anew, as `KEY:TIMES`."""
 
-
 _PARENTS_VARIABLE = "L2S_PARENTS"
 """`away` once the GPU had no room for the parents: a process that is begun anew inherits it."""
+
+_AT_START = dict(os.environ)
+"""The environment before vLLM and others have set theirs, perhaps for a disk that is full now."""
 
 
 def begin_anew(task: str) -> None:
     """Become a new worker with the same process id, arguments and claims, for the same task.
 
+    Its environment is the one that this one started with, and what renewals tell each other.
     What was claimed and has a receipt is left alone by it, and what was not is its own. Returns
     only if the task was begun anew too often.
     """
@@ -43,7 +46,9 @@ def begin_anew(task: str) -> None:
         with suppress(OSError):
             if int(file.name) > 2:
                 os.set_inheritable(int(file.name), False)
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    told = (_VARIABLE, TEAM_VARIABLE, _PARENTS_VARIABLE)
+    environment = _AT_START | {name: os.environ[name] for name in told if name in os.environ}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def unfinished() -> str:

@@ -7,8 +7,9 @@ last, says that it is whole, and its time says when it was last used.
 Nobody waits for a copy: who finds none reads the originals, and copies them in the background for
 those who come after; one task of a node at a time. Two locks guard this, which the kernel releases
 when a task dies. Who copies or sweeps holds `.lock`; who uses a copy shares its `complete.json`,
-and only who has that alone removes the copy. Whatever goes wrong here, the originals and vLLM's own
-cache serve: a full or unsafe scratch fails no candidate.
+and only who has that alone removes the copy. Whatever is found wrong here, the originals and vLLM's
+own cache serve: a full or unsafe scratch is passed over. A disk that fills up while vLLM compiles
+costs an attempt.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Every remedy for what goes wrong silently stands here. Seen with vLLM 0.26 on GP
 - on CPUs linear weights are repacked when they are loaded, so that they are written by vLLM's own
   reload; the head of a tied model keeps the old embedding there until it is repacked too;
 - a part of the tensors is accepted, and mixes two models; so all are counted and compared;
-- vLLM may stop reading where it knows all that it needs; what is left must still be whole, and
-  finite, so that it is read to its end;
+- vLLM may stop reading where it knows all that it needs, or swallow an error of the merge; what is
+  left must still be whole, and finite, so that it is read to its end, which must be reached;
 - whatever is raised in between leaves a mixed model: the engine is not to be used again.
 """
 
@@ -41,7 +41,8 @@ def swap(llm: Any, tensors: Iterable[tuple[str, torch.Tensor]], shapes: Shapes, 
             device has no room for it. As with whatever `tensors` raises, the model is a mixture
             then.
     """
-    whole = _whole(tensors, shapes)
+    ended: list[bool] = []
+    whole = _whole(tensors, shapes, ended)
     left: list[str] = []
     try:
         if where == "cpu":
@@ -55,6 +56,9 @@ def swap(llm: Any, tensors: Iterable[tuple[str, torch.Tensor]], shapes: Shapes, 
         raise EngineError(
             f"the live model cannot be written: {type(error).__name__}: {error}"
         ) from error
+    if not ended:
+        # A generator that has raised yields nothing more, as one that has come to its end.
+        raise EngineError("vLLM ignored an error of the merge: the live model is a mixture")
     if left:
         raise EngineError(f"vLLM left parameters of the old model: {', '.join(left)}")
 
@@ -70,9 +74,9 @@ def forget(llm: Any) -> None:
 
 
 def _whole(
-    tensors: Iterable[tuple[str, torch.Tensor]], shapes: Shapes
+    tensors: Iterable[tuple[str, torch.Tensor]], shapes: Shapes, ended: list[bool]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Pass tensors on, and raise if they are not exactly those of the model."""
+    """Pass tensors on, and raise if they are not exactly those of the model; note a good end."""
     missing = set(shapes)
     for name, tensor in tensors:
         if name not in missing:
@@ -86,6 +90,7 @@ def _whole(
         yield name, tensor
     if missing:
         raise EngineError(f"{len(missing)} tensors are missing, such as {min(missing)}")
+    ended.append(True)
 
 
 def _write(model: Any, tensors: Iterator[tuple[str, torch.Tensor]]) -> list[str]:

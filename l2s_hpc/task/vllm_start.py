@@ -21,7 +21,6 @@ _PROMPT_TOKENS = 4096
 """Room for prompts beside the longest answer, where the model's context is that long."""
 
 _WEIGHT_FILES = ("*.safetensors", "model.safetensors.index.json")
-_CACHES = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _TESTED = ((0, 26), (0, 32))
 """The oldest and the newest version that it was run with."""
 
@@ -106,23 +105,9 @@ def _set_environment(protocol: Protocol, config: Mapping[str, Any], cache: str) 
             # What guesses n-grams sets torch's threads too, in its own way.
             "NUMBA_NUM_THREADS": threads,
         }
-    os.environ.update(always)
-    _set_cache(cache)
-
-
-def _set_cache(cache: str) -> None:
-    """Let compiled code lie in this folder; empty: where it would lie without us.
-
-    A process that is begun anew inherits what was set here, by vLLM too, perhaps for a disk that is
-    full now: so what was set before is kept.
-    """
-    for name in _CACHES:
-        before = os.environ.setdefault(f"L2S_BEFORE_{name}", os.environ.get(name, ""))
-        os.environ.pop(name, None)
-        if before:
-            os.environ[name] = before
     if cache:
-        os.environ["VLLM_CACHE_ROOT"] = cache
+        always["VLLM_CACHE_ROOT"] = cache
+    os.environ.update(always)
 
 
 def _check_version(text: str) -> None:

@@ -26,7 +26,7 @@ from l2s_hpc.config import ModelSource
 from l2s_hpc.errors import NO_ROOM_EXIT, L2SError
 from l2s_hpc.evaluation.grading import Grader
 from l2s_hpc.recipes.models import Model, locate
-from l2s_hpc.records import Evaluation, Failure, Protocol, Task
+from l2s_hpc.records import Evaluation, Failure, Protocol, Task, engine_line, otherwise
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
@@ -89,6 +89,7 @@ class Worker:
         self._evaluations: dict[str, Evaluation] = {}
         self._places: dict[str, str] = {}
         self._scratch = self._cache = ""
+        self._of_run = "", ""
         self._copies = Copies()
 
     def do(self, key: str) -> None:
@@ -100,6 +101,7 @@ class Worker:
         task = Task.model_validate(read_json(self.paths.task(key)))
         self._places, self._device_free = task.models, None
         self._scratch, self._cache = task.scratch, task.cache
+        self._of_run = task.device, task.engine
         progress = Progress(self.paths.progress(key, self._number), task, job().host)
         try:
             self._do(task, progress)
@@ -126,6 +128,8 @@ class Worker:
                     last = attempt
                     progress.begin(number, len(evaluation.items))
                     self._attempt(attempt, progress)
+                    if self._refusal():
+                        break  # this node can do none of them: they are for others
             if last is not None:
                 last.clock.last = True
             self.background.wait()
@@ -151,6 +155,9 @@ class Worker:
             self.log.turn_to(attempt.paths.engine_log)
             with attempt.clock.phase("start"):
                 engine = self._open(attempt.evaluation.protocol)
+            if refusal := self._refusal():
+                attempt.fail(refusal, engine)
+                return
             self._generate(attempt, engine, progress)
             self.background.give(lambda: self._finish(attempt))
         except Interrupted as error:
@@ -169,6 +176,9 @@ class Worker:
             try:
                 attempt.written()
                 self.background.wait()
+            except Interrupted:
+                attempt.written(self._seconds_left())
+                raise
             finally:
                 attempt.fail(_failure(error), self.engine)
             self._device_free = time.perf_counter()
@@ -177,6 +187,13 @@ class Worker:
             broken = self.engine is not None and self.engine.broken
             if broken or not isinstance(error, L2SError) or isinstance(error, EngineError):
                 self._give_up_engine()
+
+    def _refusal(self) -> Failure | None:
+        """Say why no table of this engine would be accepted: that costs no generation."""
+        if self.engine is None:
+            return None
+        found = otherwise(*self._of_run, self.engine.device, engine_line(self.engine.versions))
+        return found and Failure(kind=found[0], message=f"this node has {found[1]}")
 
     def _generate(self, attempt: Attempt, engine: Engine, progress: Progress | None) -> None:
         samples = attempt.evaluation.protocol.samples

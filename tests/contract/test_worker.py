@@ -283,6 +283,27 @@ def test_a_finished_attempt_is_not_done_again(finished: Run) -> None:
     assert _files(finished.attempt(HALF).folder) == before
 
 
+@pytest.mark.parametrize(
+    ("of_run", "kind", "message"),
+    [
+        (("A100", "scripted 1"), "device", "none, and the run's scores are from A100"),
+        (("", "scripted 2"), "version", "scripted 1, and the run's scores are from scripted 2"),
+    ],
+)
+def test_a_node_that_is_not_the_run_s_says_so_before_it_generates(
+    of_run: tuple[str, str], kind: str, message: str, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, scripted(), sums(3))
+    assert run.do(run.task("t", HALF, SLOW, FAST, device=of_run[0], engine=of_run[1])) == "done t\n"
+    receipt = run.receipt(HALF)
+    assert receipt.failure is not None and "load" not in receipt.seconds
+    assert (receipt.failure.kind, receipt.failure.message) == (kind, f"this node has {message}")
+    for other in (SLOW, FAST):
+        assert not run.attempt(other).folder.exists(), "it is for another node"
+    run.do(run.task("next", SLOW, device="none", engine="scripted 1"))
+    verify_table(run.attempt(SLOW).scores, run.receipt(SLOW))
+
+
 # Slurm starts a job again, and others have begun
 
 
@@ -717,6 +738,49 @@ def test_who_is_told_to_end_does_not_wait_for_room_in_the_background(tmp_path: P
     assert time.monotonic() - start < 5
     failure = run.receipt(HALF).failure
     assert failure is not None and failure.message == "SIGTERM received"
+
+
+FAILS_ON_FULL_DISK = """
+import errno, sys
+from l2s_hpc.store import files
+from l2s_hpc.task import worker
+from l2s_hpc.task.engines import EngineError
+from l2s_hpc.task.scripted import ScriptedEngine
+
+sync, generate, calls, synced = files._fsync, ScriptedEngine.generate, [], []
+
+def full(path):
+    synced.append(path.suffix)
+    if synced.count(".tmp") > 1:  # the first one is the claim
+        raise OSError(errno.ENOSPC, "No space left on device")
+    sync(path)
+
+def fails(*given):
+    calls.append(1)
+    if len(calls) == 2:
+        print("it fails", file=sys.stderr, flush=True)
+        raise EngineError("the second chunk fails")
+    return generate(*given)
+
+files._fsync, ScriptedEngine.generate = full, fails
+sys.exit(worker.main(sys.argv[1:]))
+"""
+"""The first chunk waits for room, and the engine fails at the second one."""
+
+
+def test_who_is_told_to_end_does_not_wait_for_room_for_a_failure(tmp_path: Path) -> None:
+    run = Run(tmp_path, scripted(chunk_items=1), sums(4))
+    run.task("t", HALF, disk_seconds=300)
+    process = run.start("t", ("-c", FAILS_ON_FULL_DISK))
+    assert process.stderr is not None
+    while "it fails" not in (line := process.stderr.readline()):
+        assert line
+    time.sleep(0.5)
+    process.terminate()
+    start = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75 and "no room for a receipt" in said
+    assert time.monotonic() - start < 5
 
 
 # A broken engine that spoils its process

@@ -5,6 +5,7 @@ Every test fails if its remedy is taken out of `swap`, or of the engine.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -153,6 +154,30 @@ def test_a_merge_that_fails_half_way_breaks_the_engine(engine: VllmEngine) -> No
     }
     with pytest.raises(MergeError, match="not finite"):
         engine.load(Recipe(config=config, identities={}))
+    refuses(engine)
+
+
+@pytest.mark.parametrize("last", [NORM, ""])
+def test_an_error_that_vllm_ignores_breaks_the_engine(
+    engine: VllmEngine, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that comes after the last tensor, as that of a merge that is not finite."""
+    call = engine._llm.collective_rpc
+
+    def ignoring(name: str, **given: Any) -> Any:
+        with contextlib.suppress(MergeError):
+            return call(name, **given)
+
+    def spoilt() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in stored("fast").items():
+            if name == last:
+                break
+            yield name, tensor
+        raise MergeError("not finite")
+
+    monkeypatch.setattr(engine._llm, "collective_rpc", ignoring)
+    with pytest.raises(EngineError, match="vLLM ignored an error of the merge"):
+        engine._swap(spoilt(), "fast")
     refuses(engine)
 
 

@@ -217,7 +217,8 @@ def check_failure(observed: Observed, action: Fail) -> None:
         assert not action.counted
         return
     if found is not None and found.failure is not None and not found.failure.unfinished:
-        assert action.counted and action.kind == found.failure.kind
+        assert action.counted == (action.kind not in ("device", "version"))
+        assert action.kind == found.failure.kind
         return
     assert job is not None and job.state in OVER, "pending, running and unknown are not failed"
     if found is None and (job.reason in NOBODYS_FAULT or attempt.key not in observed.started):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from l2s_hpc.cluster import local
 from l2s_hpc.cluster.jobs import NO_ROOM_JOB, JobState
-from l2s_hpc.cluster.local import LocalExecutor, workers_of
+from l2s_hpc.cluster.local import LocalExecutor, visible_gpus, workers_of
 from l2s_hpc.config import SiteConfig
-from l2s_hpc.errors import UserError
+from l2s_hpc.errors import IncompleteError, UserError
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import BatchState
 from tests.unit.events import ENTRY
@@ -83,6 +86,39 @@ def test_cancelling_ends_the_workers(tmp_path: Path) -> None:
     assert time.monotonic() - began < 9 and of.find(BatchState("b1", tasks, ENTRY)) is None
 
 
+def test_a_worker_that_cannot_be_killed_is_an_error_and_the_others_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose disk or GPU hangs."""
+    monkeypatch.setattr(local, "_POLITE_SECONDS", 0.3)
+    stubborn = f"import signal\n    signal.signal(15, 1)\n    open('{tmp_path}/there', 'w')\n"
+    of = executor(tmp_path, stubborn + "    time.sleep(60)", parallel=1)
+    of.submit("b1", ["x"])
+    of.submit("b2", ["y"])
+    until(of, ("x",), lambda states: states == ["running"])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "there").exists() or not all(p._processes for p in of._pools.values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    first, second = (pool._processes[0] for pool in of._pools.values())
+    kill = subprocess.Popen.kill
+
+    def hangs(process: subprocess.Popen[str]) -> None:
+        if process is not first:
+            kill(process)
+
+    monkeypatch.setattr(subprocess.Popen, "kill", hangs)
+    try:
+        message = rf"a worker does not end, 0\.3 s after it was killed: process {first.pid} of"
+        with pytest.raises(IncompleteError, match=message):
+            of.close()
+        assert second.poll() is not None
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+
+
 @pytest.mark.parametrize(
     ("job", "state"),
     [(None, "unknown"), ("elsewhere:1:1", "unknown"), ("{host}:1:0", "orphaned")],
@@ -118,6 +154,7 @@ def shows(folder: Path, monkeypatch: pytest.MonkeyPatch, listed: str) -> None:
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    local._count_gpus.cache_clear()
 
 
 TWO = "GPU 0: NVIDIA (UUID: GPU-1)\\n  MIG 1g (UUID: MIG-1)\\nGPU 1: NVIDIA (UUID: GPU-2)\\n"
@@ -143,6 +180,39 @@ def test_the_environment_names_the_gpus(
     shows(tmp_path, monkeypatch, TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert workers_of(cuda()) == found
+
+
+def test_the_driver_is_asked_once_unless_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shows(tmp_path, monkeypatch, TWO)
+    tool = tmp_path / "bin" / "nvidia-smi"
+    answer = tool.read_text(encoding="utf-8")
+    tool.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
+    assert visible_gpus() == []
+    tool.write_text(answer, encoding="utf-8")
+    assert visible_gpus() == ["0", "1"]
+    tool.unlink()
+    assert visible_gpus() == ["0", "1"]
+    local._count_gpus.cache_clear()
+
+
+def test_a_task_takes_the_gpu_that_is_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
+    body = (
+        "import os\n"
+        f'    open("{tmp_path}/" + task + os.environ["CUDA_VISIBLE_DEVICES"], "w").close()\n'
+        '    while task == "x": time.sleep(0.01)'
+    )
+    of = executor(tmp_path, body, device="cuda", parallel=0)
+    of.submit("b1", ["x"])
+    until(of, ("x",), lambda states: states == ["running"])
+    of.submit("b2", ["y"])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("[xy]5")) or not list(tmp_path.glob("[xy]6")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    of.close()
 
 
 @pytest.mark.parametrize("named", ["", "-1", None])

@@ -168,8 +168,8 @@ def test_it_must_be_a_path_of_this_node(named: str) -> None:
 def test_a_place_where_others_could_rename_it(tmp_path: Path, bits: int) -> None:
     place = made(tmp_path / "place", bits)
     message = (
-        f"others could rename what is in {place}: name a folder of your own, or take their right "
-        "to write there (chmod go-w)"
+        f"others could rename what is in {place} (mode {bits:o}): name another place, or have "
+        "their right to write there taken (chmod go-w)"
     )
     refused(place, message, "ours")
     refused(place / "cache", message)
@@ -179,12 +179,44 @@ def test_a_place_where_others_could_rename_it(tmp_path: Path, bits: int) -> None
     assert own_folder(str(place / "cache")) == place / "cache"
 
 
+@pytest.mark.parametrize("bits", [0o777, 0o775, 0o757])
+def test_a_folder_far_above_where_others_could_rename(tmp_path: Path, bits: int) -> None:
+    """As `/proj` with mode 777, where everybody may put another `/proj/alice`."""
+    above = made(tmp_path / "proj", bits)
+    alice = made(made(above / "alice", 0o755) / "work", 0o755)
+    message = (
+        f"others could rename what is in {above} (mode {bits:o}): name another place, or have "
+        "their right to write there taken (chmod go-w)"
+    )
+    refused(alice, message, "ours")
+    refused(alice / "cache", message)
+    assert list(alice.iterdir()) == []
+    above.chmod(0o1000 | bits)
+    assert own_folder(str(alice), "ours") == alice / "ours"
+
+
+@ROOT_ONLY
+def test_the_owner_of_a_folder_far_above_is_trusted(tmp_path: Path) -> None:
+    """Projects of a cluster often lie in a folder of a service account."""
+    alice = made(made(tmp_path / "proj", 0o755, SOMEBODY) / "alice", 0o755)
+    assert own_folder(str(alice), "ours") == alice / "ours"
+
+
+@pytest.mark.parametrize("usual", ["/tmp", "/home", "/"])
+def test_usual_places_are_no_danger(usual: str) -> None:
+    node._check_mode(Path(usual))
+    node._check_owner(Path(usual))
+
+
 @ROOT_ONLY
 @pytest.mark.parametrize("bits", [0o755, 0o1777])
 def test_the_owner_of_a_place_could_rename_it_too(tmp_path: Path, bits: int) -> None:
     place = made(tmp_path / "place", bits, SOMEBODY)
-    with pytest.raises(DamageError, match="others could rename what is in"):
-        own_folder(str(place), "ours")
+    message = (
+        f"{place} belongs to user {SOMEBODY}, who could rename what is in it: name a folder of "
+        "your own"
+    )
+    refused(place, message, "ours")
 
 
 @pytest.mark.parametrize("bits", [0o777, 0o720, 0o702, 0o755, 0o710])
@@ -219,7 +251,7 @@ def test_a_link_in_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", ["/dev/null/x", "/proc/x"])
 def test_where_none_can_be_made(named: str) -> None:
-    with pytest.raises(OSError, match=r"Not a directory|No such file or directory"):
+    with pytest.raises(OSError, match=r"File exists|No such file or directory"):
         own_folder(named, "ours")
 
 

@@ -41,6 +41,7 @@ from l2s_hpc.controller.resolve import Resolved, resolve
 from l2s_hpc.controller.smoke import next_folder, smoke_runs
 from l2s_hpc.errors import UserError
 from l2s_hpc.recipes.models import token_bytes
+from l2s_hpc.recipes.placement import merging_bytes
 from l2s_hpc.store.layout import RunPaths
 from tests.mini import Mini, state_of, write_mini
 
@@ -375,6 +376,16 @@ class TestPlan:
         assert found["memory"]["kv_cache_gb"] == 0
         with pytest.raises(UserError, match="20% are left for all else, the cache of keys"):
             self.planned(tmp_path, **gpu, gpu_memory=weights / 0.81)
+
+    def test_merges_that_may_find_no_room_are_noted(self, tmp_path: Path) -> None:
+        """Room for 12 bytes of each number of the largest tensor, the result's and the inputs'."""
+        gpu = {"device": "cuda", "gres": "gpu:1", "engine": "transformers"}
+        need = memory.merged_gigabytes(toy()) + merging_bytes(toy().models) / 1e9
+        (note,) = self.planned(tmp_path, **gpu, gpu_memory=need * 0.99)["notes"]
+        assert note.startswith("merges may run out of memory: beside 0.0 GB of weights")
+        assert note.endswith("use GPUs with at least 1 GB")
+        assert not self.planned(tmp_path, **gpu, gpu_memory=need * 1.01)["notes"]
+        assert not self.planned(tmp_path, device="cpu", gpu_memory=need * 0.99)["notes"]
 
     def test_a_real_model_in_numbers(self) -> None:
         """Qwen2.5-7B: 28 layers, 4 heads of keys and values, 128 numbers a head."""

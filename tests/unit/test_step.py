@@ -244,7 +244,7 @@ def test_no_more_tasks_in_the_queue_than_the_site_allows(lab: Lab) -> None:
     worker.do(tasks[0])
     worker.do(tasks[3])
     worker.close()
-    assert controller.step() and controller.step()
+    assert [controller.step() for _ in range(3)] == [True, True, True]
     assert lab.nodes.sizes() == [5, 2]
     assert len({a.task for a in controller.state.live_attempts()}) == 5
 
@@ -342,7 +342,7 @@ def test_a_job_that_lingers_is_told_to_end(lab: Lab) -> None:
     controller.step()
     first = "search-000003-0000"
     lab.nodes.states[first] = JobState("running", "", "n1", "77_0")
-    controller.step()
+    assert controller.step() and controller.step(), "the first table, and then the others"
     (batch,) = controller.state.open_batches
     controller.step()
     assert lab.nodes.calls[-1] == ("end", batch, ("77_0",))
@@ -516,8 +516,35 @@ def test_a_run_goes_on_with_the_device_and_the_engine_of_its_first_table(
     ):
         path = lab.attempt(attempt).receipt
         write_json(path, read_json(path) | change)
-    assert controller.step()
+    assert controller.step() and controller.step()
     assert (controller.state.device, controller.state.engine) == ("none", "scripted 1")
     assert (device.kind, version.kind) == ("device", "version")
     assert len(controller.state.accepted) == ALL - 2
     assert len(list((lab.paths.folder / "scores").rglob("*.parquet"))) == ALL - 2
+
+
+def test_a_damaged_first_table_says_nothing_of_the_run(lab: Lab) -> None:
+    controller = lab.begun()
+    controller.step()
+    first, *others = controller.state.live_attempts()
+    receipt = lab.attempt(first).receipt
+    write_json(receipt, read_json(receipt) | {"device": "A100", "file_sha256": "0" * 64})
+    while controller.state.live_attempts() and any(a.outcome == "live" for a in others):
+        assert controller.step()
+    assert first.kind == "damaged" and controller.state.device == "none"
+    assert {attempt.outcome for attempt in others} == {"accepted"}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_task_tells_the_run_s_device_and_engine_once_they_are_known(
+    mixed: bool, lab: Lab
+) -> None:
+    controller = lab.begun(f"site.allow_mixed_gpus={str(mixed).lower()}")
+    controller.step()
+    drive(controller, told=1)
+    controller.step()  # asks
+    controller.step()  # submits
+    tasks = [read_json(path) for path in sorted((lab.paths.folder / "tasks").rglob("*.json"))]
+    found = [(task["device"], task["engine"]) for task in tasks]
+    assert found[:ALL] == [("", "")] * ALL
+    assert found[ALL:] and set(found[ALL:]) == {("" if mixed else "none", "scripted 1")}
