@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from l2s_hpc.recipes.genes import Space
 from l2s_hpc.recipes.genes import space as make_space
 from l2s_hpc.recipes.models import Model, locate, merged_config, merged_tensors
 from l2s_hpc.recipes.recipe import make_recipe, mergekit_config
-from l2s_hpc.records import Recipe
+from l2s_hpc.records import Evaluation, Recipe
+from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
 from l2s_hpc.store.state import read_state
@@ -36,8 +37,8 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "generation_config.json",
 )
+_GENERATION = "generation_config.json"
 _NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
 
@@ -50,17 +51,21 @@ def export(run: Path, candidate: str, target: Path) -> Path:
         target: the folder to make; it must not exist.
 
     Raises:
-        UserError: no such candidate, the folder exists, or a parent is not what it was.
+        UserError: the run is no search, no such candidate, the folder exists, or a parent is not
+            what it was.
     """
     if target.exists():
         raise UserError("the target folder exists already", path=target)
     info = read_run(run)
+    if info.purpose != "search":
+        raise UserError("the run holds no search, so there is nothing to export", path=run)
     recipe = find_recipe(run, info, candidate)
     models = _models(info, recipe)
+    stop_ids = _stop_ids(run)
     temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     temporary.mkdir(parents=True)
     try:
-        _write(temporary, info, recipe, models)
+        _write(temporary, info, recipe, models, stop_ids)
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -106,14 +111,28 @@ def _models(info: RunInfo, recipe: Recipe) -> dict[str, Model]:
     return models
 
 
-def _write(folder: Path, info: RunInfo, recipe: Recipe, models: Mapping[str, Model]) -> None:
+def _stop_ids(run: Path) -> list[int]:
+    """Return the ids that ended answers in the search: those of all parents, not of one alone."""
+    path = RunPaths(run).evaluation("search")
+    return list(Evaluation.model_validate(read_json(path)).protocol.stop_ids)
+
+
+def _write(
+    folder: Path,
+    info: RunInfo,
+    recipe: Recipe,
+    models: Mapping[str, Model],
+    stop_ids: Sequence[int],
+) -> None:
     tokenizer = info.config["merge"]["tokenizer"] or next(iter(info.config["parents"]))
-    config = merged_config(models, tokenizer)
-    _write_json(folder / "config.json", config)
+    source = models[tokenizer].folder
+    end = {"eos_token_id": list(stop_ids)}
+    _write_json(folder / "config.json", merged_config(models, tokenizer) | end)
+    if (source / _GENERATION).exists():
+        _write_json(folder / _GENERATION, read_json(source / _GENERATION) | end)
     for name in _TOKENIZER_FILES:
-        source = models[tokenizer].folder / name
-        if source.exists():
-            shutil.copy(source, folder / name)
+        if (source / name).exists():
+            shutil.copy(source / name, folder / name)
     _write_weights(folder, recipe, models)
     places = {name: _place(info, name) for name in recipe.identities}
     text = yaml.safe_dump(mergekit_config(recipe, places), sort_keys=False, allow_unicode=True)

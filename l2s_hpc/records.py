@@ -40,7 +40,8 @@ class Item(Record):
     """One benchmark problem.
 
     `item` is the hash of question and gold, followed by `-2`, `-3`, … where a benchmark repeats
-    the pair; `question_hash` depends on the question alone and keeps splits disjoint.
+    the pair; `question_hash` depends on the question alone and keeps splits disjoint. `ungradable`
+    says why no rule can judge answers to it: its gold is `prose`, or one of several in `conflict`.
     """
 
     benchmark: str
@@ -49,11 +50,22 @@ class Item(Record):
     gold: str
     question_hash: str
     level: str | None = None
-    gradable: bool = True
+    ungradable: Literal["", "prose", "conflict"] = ""
+
+    @property
+    def gradable(self) -> bool:
+        """Whether a verdict on an answer to it says anything."""
+        return not self.ungradable
 
 
 class Protocol(Record):
-    """All that can change a generated token; not the grader."""
+    """All that can change a generated token; not the grader.
+
+    `tokenizer` is the input model whose tokenizer and context all candidates get. Where it is
+    empty, each candidate is an input model itself, alone in its engine, with a tokenizer, stop ids
+    and a context of its own. `template` is the hash of the text that the prompt preset puts around
+    a question; `shots` are the examples that stand before it, as questions and answers.
+    """
 
     prompt: str
     max_tokens: int
@@ -69,6 +81,8 @@ class Protocol(Record):
     merge_device: str
     budgets: dict[str, int] = {}
     cycle_guard: int = 0
+    template: str = ""
+    shots: tuple[tuple[str, str], ...] = ()
 
     @property
     def hash(self) -> str:
@@ -78,6 +92,10 @@ class Protocol(Record):
     def budget(self, benchmark: str) -> int:
         """Return the longest answer to an item of a benchmark, in generated tokens."""
         return self.budgets.get(benchmark, self.max_tokens)
+
+    def alone(self, recipe: Recipe) -> str:
+        """Return the input model that a recipe is, if models are alone in their engine; or ''."""
+        return "" if self.tokenizer else recipe.config["models"][0]["model"]
 
 
 class Evaluation(Record):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from l2s_hpc.config import ModelSource, SearchConfig, load_job
-from l2s_hpc.evaluation.benchmarks import splits
+from l2s_hpc.evaluation.splits import splits
 from l2s_hpc.recipes.genes import space
 from l2s_hpc.recipes.models import Model
 from l2s_hpc.recipes.recipe import make_recipe

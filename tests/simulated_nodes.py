@@ -216,7 +216,7 @@ class Nodes:
 class _Worker(Worker):
     """The package's worker, with an engine that is given to it."""
 
-    def _open(self, protocol: Protocol) -> Engine:
+    def _open(self, protocol: Protocol, recipe: Recipe) -> Engine:
         assert self.engine is not None
         return self.engine
 

@@ -12,8 +12,17 @@ from l2s_hpc.analysis.frames import Frames, ScoreTensor
 from l2s_hpc.measures.transfer import transfer
 
 Measures = dict[str, float | None]
-"""`accuracy`, `tokens`, `truncation`, `ntr` pooled over items; `.macro` is the unweighted mean of
-the benchmarks, `.<benchmark>` one of them. None is a rate without denominator."""
+"""`n` answers, `n_gradable` of them to items whose gold a rule can judge; `accuracy`, that of the
+gradable ones (`accuracy_gradable`), the share without a decision (`undecided`), `tokens`, those of
+right answers (`tokens_right`), `truncation`, `ntr` and `ptr`, pooled over items; `.macro` is the
+unweighted mean of the benchmarks, `.<benchmark>` one of them. None is a rate without
+denominator."""
+
+RATES = (
+    "accuracy", "accuracy_gradable", "undecided", "tokens", "tokens_right", "truncation",
+    "ntr", "ptr",
+)  # fmt: skip
+"""The measures that every table shows."""
 
 
 def measures(
@@ -45,9 +54,13 @@ def measures(
 def _means(rows: pl.DataFrame, candidates: Sequence[str]) -> dict[str, Measures]:
     wanted = [
         pl.col("correct").mean().alias("accuracy"),
-        pl.col("n_charged_tokens").mean().alias("tokens"),
-        pl.col("truncated").mean().alias("truncation"),
+        _mean_if_known("n_charged_tokens").alias("tokens"),
+        _mean_if_known("truncated").alias("truncation"),
+        _mean_if_known("n_charged_tokens", pl.col("correct")).alias("tokens_right"),
+        pl.col("correct").filter(pl.col("gradable")).mean().alias("accuracy_gradable"),
+        pl.col("undecided").mean(),
         pl.len().alias("n"),
+        pl.col("gradable").sum().alias("n_gradable"),
     ]
     rows = rows.filter(pl.col("candidate").is_in(candidates))
     pooled = rows.group_by("candidate").agg(wanted)
@@ -59,6 +72,15 @@ def _means(rows: pl.DataFrame, candidates: Sequence[str]) -> dict[str, Measures]
         candidate, benchmark = row.pop("candidate"), row.pop("benchmark")
         found[candidate] |= {f"{name}.{benchmark}": value for name, value in row.items()}
     return found
+
+
+def _mean_if_known(column: str, among: pl.Expr | None = None) -> pl.Expr:
+    """Return the mean of a column (of some rows: `among`).
+
+    Null where an import could not know all its values, or there are no such rows.
+    """
+    values = pl.col(column) if among is None else pl.col(column).filter(among)
+    return pl.when(pl.col(column).null_count() == 0).then(values.mean())
 
 
 def _transfer_rates(
@@ -83,7 +105,7 @@ def _transfer_rates(
 def _macro(values: Measures) -> Measures:
     """Return the unweighted means over benchmarks; None if one of them is None."""
     found: Measures = {}
-    for name in ("accuracy", "tokens", "truncation", "ntr", "ptr"):
+    for name in RATES:
         parts = [value for key, value in values.items() if key.startswith(f"{name}.")]
         known = [part for part in parts if part is not None]
         found[f"{name}.macro"] = math.fsum(known) / len(parts) if len(known) == len(parts) else None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +26,14 @@ _MEASURED = (
     "item",
     "sample",
     "correct",
+    "gradable",
     "n_charged_tokens",
     "truncated",
 )
-"""The columns that measures are made of."""
+"""The columns that measures are made of, beside `undecided`."""
+
+UNDECIDED = ~pl.col("grade_status").is_in(["ok", "no_answer"])
+"""Whether the grader came to no decision on an answer, for whatever reason; it counts as wrong."""
 
 Stamp = tuple[int, int, int]
 """Size, time of the last change and inode of a file."""
@@ -39,17 +45,23 @@ class ScoreTensor:
 
     Attributes:
         values: uint8 `[candidate, item]`, 1 = right.
+        gradable: bool `[candidate, item]`, whether a rule can judge answers to the item.
+        undecided: bool `[candidate, item]`, whether the grader came to no decision.
         candidates: the ids along the first axis.
         items: the pairs (benchmark, item) along the second axis.
-        tokens: int32 `[candidate, item]`, the tokens that the objective charges.
-        truncated: bool `[candidate, item]`, whether the token budget ended the answer.
+        tokens: float64 `[candidate, item]`, the tokens that the objective charges.
+        truncated: float64 `[candidate, item]`, 1 = the token budget ended the answer.
+
+    NaN is a number that an import could not know.
     """
 
     values: npt.NDArray[np.uint8]
     candidates: tuple[str, ...]
     items: tuple[tuple[str, str], ...]
-    tokens: npt.NDArray[np.int32]
-    truncated: npt.NDArray[np.bool_]
+    tokens: npt.NDArray[np.float64]
+    truncated: npt.NDArray[np.float64]
+    gradable: npt.NDArray[np.bool_]
+    undecided: npt.NDArray[np.bool_]
 
     @property
     def benchmarks(self) -> npt.NDArray[np.str_]:
@@ -73,6 +85,18 @@ class Frames:
         self._strict = strict
         self._accepted = {(a.evaluation, a.candidate): a for a in accepted}
         self._verified: dict[Path, Stamp] = {}
+        self._without: frozenset[str] = frozenset()
+
+    def leaving_out(self, benchmarks: Collection[str]) -> Frames:
+        """Return the same tables without the rows of some benchmarks."""
+        view = copy(self)
+        view._without = frozenset(benchmarks)
+        return view
+
+    def benchmarks(self, evaluation: str) -> list[str]:
+        """Return the benchmarks of an evaluation that has tables, by name."""
+        rows = self.scan(evaluation).select(pl.col("benchmark").unique().sort()).collect()
+        return rows["benchmark"].to_list()
 
     def candidates(self, evaluation: str) -> list[str]:
         """Return the candidates that have a score table in an evaluation."""
@@ -118,16 +142,20 @@ class Frames:
                 f"no score table of evaluation '{evaluation or 'any'}' is accepted yet",
                 path=self._paths.folder,
             )
-        return pl.scan_parquet(files, hive_partitioning=False, glob=False)
+        rows = pl.scan_parquet(files, hive_partitioning=False, glob=False)
+        if self._without:
+            rows = rows.filter(~pl.col("benchmark").is_in(sorted(self._without)))
+        return rows
 
     def read(self, evaluation: str, candidates: Collection[str]) -> pl.DataFrame:
-        """Return the columns that measures are made of, each file read once.
+        """Return the columns that measures are made of, `undecided` last; each file is read once.
 
         Raises:
             DamageError: a table that is asked for is damaged or missing (unless not strict).
             UserError: nothing was accepted there.
         """
-        return self.scan(evaluation, candidates).select(_MEASURED).collect()
+        rows = self.scan(evaluation, candidates)
+        return rows.select(*_MEASURED, UNDECIDED.alias("undecided")).collect()
 
     def tensor(
         self, evaluation: str, candidates: Sequence[str], benchmark: str | None = None
@@ -161,12 +189,21 @@ class Frames:
         at = (placed["row"].to_numpy(), placed["column"].to_numpy())
         shape = (len(candidates), len(items))
         self._check_whole(at, shape, evaluation, candidates)
-        values, tokens = np.empty(shape, dtype=np.uint8), np.empty(shape, dtype=np.int32)
-        truncated = np.empty(shape, dtype=np.bool_)
-        values[at] = placed["correct"].to_numpy()
-        tokens[at] = placed["n_charged_tokens"].to_numpy()
-        truncated[at] = placed["truncated"].to_numpy()
-        return ScoreTensor(values, tuple(candidates), tuple(items.rows()), tokens, truncated)
+
+        def matrix(column: str, kind: type[pl.DataType], dtype: type[Any]) -> npt.NDArray[Any]:
+            found = np.empty(shape, dtype=dtype)
+            found[at] = placed[column].cast(kind).to_numpy()
+            return found
+
+        return ScoreTensor(
+            values=matrix("correct", pl.UInt8, np.uint8),
+            candidates=tuple(candidates),
+            items=tuple(items.rows()),
+            tokens=matrix("n_charged_tokens", pl.Float64, np.float64),
+            truncated=matrix("truncated", pl.Float64, np.float64),
+            gradable=matrix("gradable", pl.Boolean, np.bool_),
+            undecided=matrix("undecided", pl.Boolean, np.bool_),
+        )
 
     def _entries(
         self, evaluation: str | None, candidates: Collection[str] | None

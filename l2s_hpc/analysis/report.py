@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,18 @@ from l2s_hpc.analysis.charts import (
     save_front_svg,
     spec,
 )
+from l2s_hpc.analysis.evaluated import evaluated
 from l2s_hpc.analysis.nodes import differences
 from l2s_hpc.analysis.page import Child, Html, el, figure, join, page, table
 from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.settings import settings
+from l2s_hpc.analysis.summary import summary
 from l2s_hpc.analysis.tradeoff import REFERENCE_TOKENS, Hypervolume, search_front
 from l2s_hpc.analysis.words import (
     benchmark_table,
+    benchmark_words,
     name_of,
     node_table,
-    number,
-    rate,
     stretch,
     times,
 )
@@ -39,6 +41,7 @@ from l2s_hpc.store.files import write_durably
 
 __all__ = ["save_front_png", "save_front_svg", "write_report"]
 
+_NO_TOKENS = "Nothing to draw: the imported files do not tell how long the answers were."
 _NOT_YET = "Nothing to draw yet: no candidate and no parent has a score table."
 
 
@@ -64,7 +67,6 @@ class _Report:
 
     def html(self) -> str:
         sections: list[Callable[[], Html]] = [
-            self._head,
             self._front,
             self._splits,
             self._search,
@@ -75,58 +77,14 @@ class _Report:
             self._nodes,
             self._penalised,
         ]
-        body = [section() for section in sections]
-        return page(f"{self._run.info.name}: report", [*body, settings(self._run)], self._specs)
-
-    def _head(self) -> Html:
+        foreign = [self._front, self._tables]
+        scores: Callable[[], Html] = partial(evaluated, self._run)
+        tested = [scores, self._cost, self._nodes, self._penalised]
+        chosen = {"search": sections, "import": foreign, "evaluate": tested}
         run = self._run
-        last = run.state.last_time[:16].replace("T", " ")
-        parts: list[Child] = [
-            el("p", f"Merge search {run.info.id} · {run.stage} · {last} UTC", class_="kicker"),
-            el("h1", run.info.name),
-            el("p", str(run.config.get("description", "")), class_="lead"),
-        ]
-        if not run.state.completed:
-            text = (
-                f"This run is not finished ({run.stage}). Its figures are those of the {self._best}"
-                " items so far, and may change."
-            )
-            parts.append(el("p", text, class_="notice"))
-        return join([*parts, *self._findings()])
-
-    def _findings(self) -> list[Html]:
-        """Return a sentence on each pick and on the first parent, as far as they are known."""
-        run = self._run
-        named = {pick: name.replace("_", " ") for name, pick in run.state.picks.items()}
-        slow_name, slow = next(iter(run.parents.items()))
-        rows = {
-            row["candidate"]: row
-            for row in run.table(self._best, dict.fromkeys([slow, *named]))
-            if row["benchmark"] == "all"
-        }
-        if slow not in rows:
-            return []
-        base = rows[slow]
-        sentences: list[list[Child]] = [
-            [
-                "The parent ",
-                el("strong", slow_name),
-                f" solves {rate(base, 'accuracy')} of the {base['n']} {self._best} items with "
-                f"{number(base, 'tokens')} tokens an answer.",
-            ]
-        ]
-        for candidate in [c for c in named if c in rows]:
-            row = rows[candidate]
-            change = f"{row['tokens'] / base['tokens'] - 1:+.0%}".replace("-", "−")
-            sentences.append(
-                [
-                    "The pick ",
-                    el("strong", name_of(run, candidate)),
-                    f" solves {rate(row, 'accuracy')} with {number(row, 'tokens')} tokens "
-                    f"({change}), and loses {rate(row, 'ntr')} of what some parent solves.",
-                ]
-            )
-        return [el("p", *sentence, class_="finding") for sentence in sentences]
+        body = [section() for section in chosen[run.info.purpose]]
+        whole = [summary(run, self._best), *body, settings(run)]
+        return page(f"{run.info.name}: report", whole, self._specs)
 
     def _front(self) -> Html:
         run, best = self._run, self._best
@@ -134,6 +92,8 @@ class _Report:
         rows = run.front()
         if not run.measures(best):
             return join([title, el("p", _NOT_YET)])
+        if any(row["tokens"] is None for row in run.measures(best).values()):
+            return join([title, el("p", _NO_TOKENS)])
         words = (
             f"{self._next()} Each point is one model on the {self._items(best)} items of the "
             f"{best} split; up and to the left is better. Bars are 95% intervals of each point on "
@@ -221,7 +181,8 @@ class _Report:
         """Return accuracy, tokens and transfer of front, picks and references by benchmark."""
         run, best = self._run, self._best
         wanted = [row["candidate"] for row in reversed(run.front())]
-        rows = run.table(best, dict.fromkeys([*wanted, *run.labels]))
+        shown = None if run.info.imported else dict.fromkeys([*wanted, *run.labels])
+        rows = run.table(best, shown)
         if not rows:
             return Html("")
         names = list(dict.fromkeys(row["benchmark"] for row in rows))
@@ -233,13 +194,14 @@ class _Report:
         parts: list[Html] = []
         for name in names:
             part = benchmark_table(run, [row for row in rows if row["benchmark"] == name])
-            title = _benchmark_words(name)
+            title = benchmark_words(name)
             parts.append(
                 join([el("h3", title), part])
                 if name == "all"
                 else el("details", el("summary", title), part)
             )
-        title = el("h2", "Front and references by benchmark", self._tag(best))
+        heading = "Models" if run.info.imported else "Front and references"
+        title = el("h2", f"{heading} by benchmark", self._tag(best))
         return join([title, el("p", words), *parts])
 
     def _hypervolume(self) -> Html:
@@ -371,7 +333,7 @@ class _Report:
         return int(next(iter(measured.values()))["n"] or 0) if measured else 0
 
     def _tag(self, evaluation: str) -> Html:
-        if evaluation in ("search", "selection"):
+        if self._run.info.purpose == "search" and evaluation in ("search", "selection"):
             return el("span", "optimistic", class_="tag warn")
         return Html("")
 
@@ -380,13 +342,6 @@ def _beside(found: Hypervolume) -> str:
     sweep = f"{found.sweep:.3f}" if found.sweep is not None else "nothing"
     average = f"{found.average:.3f}" if found.average is not None else "nothing"
     return f"The one-parameter sweep reaches {sweep}, plain average and parents {average}."
-
-
-def _benchmark_words(name: str) -> str:
-    return {
-        "all": "All items pooled",
-        "macro": "Unweighted mean over benchmarks",
-    }.get(name, name)
 
 
 def _fill(temporary: Path, text: str) -> None:

@@ -9,22 +9,23 @@ Everything is computed from the files of the run directory, which may be a copy 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from pydantic import ValidationError
 
+from l2s_hpc.analysis.candidates import candidate_frame, front_row
+from l2s_hpc.analysis.compared import best_measured, comparable
 from l2s_hpc.analysis.cost import Cost, cost
 from l2s_hpc.analysis.fitness import Measures, measures
 from l2s_hpc.analysis.frames import Frames, ScoreTensor
 from l2s_hpc.analysis.nodes import Node, nodes
+from l2s_hpc.analysis.notebook import as_html
+from l2s_hpc.analysis.samples import sample_rows
 from l2s_hpc.analysis.tradeoff import (
     Hypervolume,
-    feasible,
     feasible_by_generation,
     hypervolume_of,
     search_front,
@@ -37,10 +38,9 @@ from l2s_hpc.store.run import RunInfo, read_run
 from l2s_hpc.store.state import RunState, read_state
 
 if TYPE_CHECKING:
-    from l2s_hpc.config import SearchConfig
+    import polars as pl
 
-SHOWN = ("accuracy", "tokens", "truncation", "ntr", "ptr")
-"""The measures that every table shows, pooled over items; further objectives follow them."""
+    from l2s_hpc.config import SearchConfig
 
 
 def open_run(path: str | Path, strict: bool = True) -> Run:
@@ -84,10 +84,10 @@ class Run:
         self.info = info
         self.state = state
         self.parents = info.parent_ids()
-        self.labels = _labels(info, self.parents)
+        self.labels = info.labels()
         self._frames = Frames(paths, state.accepted.values(), strict)
-        self._measured: dict[str, dict[str, Measures]] = {}
-        self._tables: dict[str, list[Row]] = {}
+        self._measured: dict[tuple[str, ...], dict[str, Measures]] = {}
+        self._tables: dict[tuple[str, ...], list[Row]] = {}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -99,6 +99,8 @@ class Run:
         """The names of the genes, such as `weight.slow.top`, in the order of every genome."""
         from l2s_hpc.recipes.genes import space
 
+        if self.info.purpose == "import":
+            return ()
         return tuple(gene.name for gene in space(self._job()).genes)
 
     @property
@@ -113,41 +115,22 @@ class Run:
         else `search`.
         """
         if self.state.front is None:
-            return "search"
+            found = self.evaluations
+            return "search" if self.info.purpose == "search" or not found else found[-1]
         reported = self.state.stages.get("report", ())
         settled = all(self.state.settled("report", candidate) for candidate in reported)
         return "report" if reported and settled else "selection"
 
-    def candidates(self, evaluation: str = "search") -> pl.DataFrame:
+    def candidates(self, evaluation: str | None = None) -> pl.DataFrame:
         """Return one row for each candidate, in the order in which they came up, references last.
 
         Columns: candidate; generation (the first that asked for it; null for a reference that was
         never asked for); label (of a reference); one column a gene, null where there is no genome;
         feasible (of the search's constraints; null until it is told); penalised (the reason, in
-        this evaluation); n, accuracy, tokens, truncation, ntr, ptr and the other objectives in this
-        evaluation, null without a score table there.
+        this evaluation); n, n_gradable, the measures of `fitness.RATES` and the other objectives in
+        this evaluation, null without a score table there.
         """
-        measured = self.measures(evaluation)
-        meets = feasible(self.state)
-        everyone = dict.fromkeys([*self.state.genomes, *self.labels, *measured])
-        genes = self.genes
-        rows = []
-        for candidate in everyone:
-            genome = self.state.genomes.get(candidate, (None,) * len(genes))
-            asked = candidate in self.state.genomes
-            rows.append(
-                {
-                    "candidate": candidate,
-                    "generation": self.state.first_seen[candidate] if asked else None,
-                    "label": self.labels.get(candidate),
-                    **dict(zip(genes, genome, strict=True)),
-                    "feasible": meets.get(candidate),
-                    "penalised": self.state.penalised.get((evaluation, candidate)),
-                    "n": measured.get(candidate, {}).get("n"),
-                    **{name: measured.get(candidate, {}).get(name) for name in self._shown()},
-                }
-            )
-        return pl.DataFrame(rows, schema=self._candidate_schema())
+        return candidate_frame(self, evaluation or self._first())
 
     def scores(self, evaluation: str | None = None) -> pl.LazyFrame:
         """Return the rows of the accepted score tables, of one evaluation or of all (None).
@@ -158,56 +141,71 @@ class Run:
         """
         return self._frames.scan(evaluation)
 
-    def tensor(self, benchmark: str | None = None, evaluation: str = "search") -> ScoreTensor:
+    def tensor(self, benchmark: str | None = None, evaluation: str | None = None) -> ScoreTensor:
         """Return the first sample's verdicts, uint8 `[candidate, item]`, with both index lists.
 
         Raises:
             DamageError: a table is damaged or missing (unless not strict), or lacks an item.
             UserError: nothing was accepted there, or the benchmark (all: None) has no items.
         """
-        return self._frames.tensor(evaluation, self._frames.usable(evaluation), benchmark)
+        evaluation = evaluation or self._first()
+        asked = {benchmark} if benchmark else set(self._frames.benchmarks(evaluation))
+        lacks = {candidate: asked.intersection(b) for candidate, b in self.info.lacks.items()}
+        frames, known = comparable(self._frames, evaluation, (), lacks)
+        return frames.tensor(evaluation, known, benchmark)
 
-    def measures(self, evaluation: str) -> dict[str, Measures]:
+    def measures(self, evaluation: str, without: Iterable[str] = ()) -> dict[str, Measures]:
         """Return the measures of every candidate with a table in an evaluation; none: empty.
 
-        Transfer rates are None as long as a parent has no table there.
+        Transfer rates are None as long as a parent has no table there. `without` leaves benchmarks
+        out; an imported candidate that lacks another one is left out, with a warning.
         """
-        if evaluation not in self._measured:
-            known = self._frames.usable(evaluation)
+        key = (evaluation, *sorted(set(without)))
+        if key not in self._measured:
+            frames, known = comparable(self._frames, evaluation, key[1:], self.info.lacks)
             parents = self._parents_among(known)
-            found = measures(self._frames, evaluation, known, parents) if known else {}
-            self._measured[evaluation] = found
-        return self._measured[evaluation]
+            self._measured[key] = measures(frames, evaluation, known, parents) if known else {}
+        return self._measured[key]
 
-    def front(self, evaluation: str | None = None) -> list[Row]:
+    def front(self, evaluation: str | None = None, without: Iterable[str] = ()) -> list[Row]:
         """Return the front as rows, the shortest answers first.
 
         A row holds candidate, label, generation, genome (in the order of `genes`), picks (the names
-        under which it was picked), n, accuracy, tokens, truncation, ntr, ptr and every objective.
+        under which it was picked), n, n_gradable, the measures of `fitness.RATES` and every
+        objective.
 
         Args:
             evaluation: None means the final front in `best_evaluation()`; `search` the feasible
                 candidates that none dominates in the generations told so far; any other name the
-                final front there. A candidate without a table there is left out.
+                final front there. A candidate without a table there is left out. Without a search
+                it is what `best_measured` returns.
+            without: benchmarks that are left out.
 
         Raises:
             UserError: the final front is not fixed yet.
             DamageError: a table is damaged or missing (unless not strict).
         """
         evaluation = evaluation or self.best_evaluation()
-        if evaluation != "search" and self.state.front is None:
+        searched = self.info.purpose == "search"
+        if searched and evaluation != "search" and self.state.front is None:
             raise UserError(
                 "the final front is not fixed yet",
                 hint="front('search') is that of the search so far",
                 path=self.folder,
             )
-        chosen = search_front(self.state) if evaluation == "search" else self.state.front or ()
-        measured = self.measures(evaluation)
-        rows = [self._front_row(c, measured[c]) for c in chosen if c in measured]
-        return sorted(rows, key=lambda row: (row["tokens"], row["candidate"]))
+        measured = self.measures(evaluation, without)
+        if searched:
+            chosen = search_front(self.state) if evaluation == "search" else self.state.front or ()
+        else:
+            chosen = best_measured(measured, self.parents.values())
+        rows = [front_row(self, c, measured[c]) for c in chosen if c in measured]
+        return sorted(rows, key=lambda row: (row["tokens"] or 0.0, row["candidate"]))
 
     def table(
-        self, evaluation: str | None = None, candidates: Iterable[str] | None = None
+        self,
+        evaluation: str | None = None,
+        candidates: Iterable[str] | None = None,
+        without: Iterable[str] = (),
     ) -> list[Row]:
         """Return accuracy, tokens and transfer by candidate and benchmark, with 95 % intervals.
 
@@ -216,27 +214,47 @@ class Run:
         Args:
             evaluation: None means `best_evaluation()`.
             candidates: None means all that have a table there; those without one are left out.
+            without: benchmarks that are left out, as in `measures`.
         """
         evaluation = evaluation or self.best_evaluation()
-        if evaluation not in self._tables:
-            known = self._frames.usable(evaluation)
+        key = (evaluation, *sorted(set(without)))
+        if key not in self._tables:
+            frames, known = comparable(self._frames, evaluation, key[1:], self.info.lacks)
             parents = self._parents_among(known)
-            rows = transfer_rows(self._frames, evaluation, known, parents) if known else []
+            rows = transfer_rows(frames, evaluation, known, parents) if known else []
             labelled = [{"label": self.labels.get(row["candidate"]), **row} for row in rows]
-            self._tables[evaluation] = labelled
-        found = self._tables[evaluation]
+            self._tables[key] = labelled
+        found = self._tables[key]
         if candidates is None:
             return list(found)
         return [row for c in dict.fromkeys(candidates) for row in found if row["candidate"] == c]
 
-    def ntr(self, evaluation: str | None = None) -> list[Row]:
+    def ntr(self, evaluation: str | None = None, without: Iterable[str] = ()) -> list[Row]:
         """Return the transfer rates by candidate and benchmark, parents included.
 
         A row holds candidate, label, benchmark (a name, `all` = pooled over items, `macro` = mean
-        over benchmarks), n, accuracy, ntr, ntr_low, ntr_high, ptr, ptr_low, ptr_high; the ends are
-        those of a 95 % interval, and a rate without denominator is None.
+        over benchmarks), n, n_gradable, accuracy, accuracy_gradable, undecided, ntr, ntr_low,
+        ntr_high, ptr, ptr_low, ptr_high; the ends are those of a 95 % interval, and a rate without
+        denominator is None.
         """
-        return [{key: row[key] for key in TRANSFER_KEYS} for row in self.table(evaluation)]
+        return [
+            {key: row[key] for key in TRANSFER_KEYS}
+            for row in self.table(evaluation, without=without)
+        ]
+
+    def samples(
+        self, evaluation: str | None = None, candidates: Iterable[str] | None = None
+    ) -> list[Row]:
+        """Return mean@n and pass@k by candidate and benchmark, with 95 % intervals.
+
+        See `l2s_hpc.analysis.samples.Row`; arguments and labels are as in `table`.
+        """
+        evaluation = evaluation or self.best_evaluation()
+        order = [*self.labels]
+        usable = self._frames.usable(evaluation, candidates)
+        usable.sort(key=lambda c: order.index(c) if c in self.labels else len(order))
+        rows = sample_rows(self._frames, evaluation, usable) if usable else []
+        return [{"label": self.labels.get(row["candidate"]), **row} for row in rows]
 
     def hypervolume(self, evaluation: str = "search") -> Hypervolume:
         """Return the trade-off that each generation and the references reach.
@@ -245,14 +263,14 @@ class Run:
         generations found feasible count; of the references all do.
 
         Raises:
-            UserError: the first parent has no table there yet.
+            UserError: the first parent has no table there yet, or none with tokens.
         """
         measured = self.measures(evaluation)
-        slow = next(iter(self.parents.values()))
-        if slow not in measured:
-            message = f"no score table of the first parent in evaluation '{evaluation}'"
+        slow = next(iter(self.parents.values()), "")
+        slow_tokens = float(measured.get(slow, {}).get("tokens") or 0.0)
+        if not slow_tokens:
+            message = f"no tokens of the first parent are known in evaluation '{evaluation}'"
             raise UserError(message, path=self.folder)
-        slow_tokens = float(measured[slow]["tokens"] or 0.0)
 
         def reached(candidates: Iterable[str]) -> float:
             points = [measured[c] for c in dict.fromkeys(candidates) if c in measured]
@@ -299,28 +317,19 @@ class Run:
             return "complete"
         if self.state.stopped:
             return "stopped"
+        if self.info.purpose == "evaluate":
+            return "evaluating"
         for evaluation in ("report", "selection"):
             if evaluation in self.state.stages:
                 return f"in the {evaluation} evaluation"
         return f"searching, {self.state.told} generations told"
 
     def __repr__(self) -> str:
-        known = len({*self.state.genomes, *self.labels})
+        known = len({*self.state.genomes, *self.labels, *(c for _, c in self.state.accepted)})
         return f"<Run {self.info.id}: {self.stage}, {known} candidates>"
 
     def _repr_html_(self) -> str:
-        shown = ("candidate", "picks", "n", "accuracy", "tokens", "ntr", "ptr")
-        evaluation = self.best_evaluation()
-        head = "".join(f"<th>{name}</th>" for name in shown)
-        lines = [
-            "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in shown)
-            for row in self.front()
-        ]
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
-        return (
-            f"<p>{html.escape(repr(self))}; the front on {html.escape(evaluation)}:</p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        return as_html(self)
 
     def _job(self) -> SearchConfig:
         """Return the job with its parents in their order, on which the order of genes depends."""
@@ -333,51 +342,10 @@ class Run:
             self.folder / "run.json",
         )
 
+    def _first(self) -> str:
+        """Return the evaluation in which candidates came up."""
+        return "search" if self.info.purpose == "search" else self.best_evaluation()
+
     def _parents_among(self, known: Iterable[str]) -> dict[str, str]:
         """Return the parents if all of them are known: what some of them solve is no reference."""
         return self.parents if set(self.parents.values()) <= set(known) else {}
-
-    def _front_row(self, candidate: str, found: Measures) -> Row:
-        asked = candidate in self.state.genomes
-        return {
-            "candidate": candidate,
-            "label": self.labels.get(candidate),
-            "generation": self.state.first_seen[candidate] if asked else None,
-            "genome": list(self.state.genomes[candidate]) if asked else None,
-            "picks": [name for name, pick in self.state.picks.items() if pick == candidate],
-            "n": found["n"],
-            **{name: found[name] for name in self._shown()},
-        }
-
-    def _shown(self) -> list[str]:
-        return list(dict.fromkeys([*SHOWN, *self.config["objectives"]]))
-
-    def _candidate_schema(self) -> dict[str, pl.DataType]:
-        return {
-            "candidate": pl.String(),
-            "generation": pl.Int64(),
-            "label": pl.String(),
-            **{gene: pl.Float64() for gene in self.genes},
-            "feasible": pl.Boolean(),
-            "penalised": pl.String(),
-            "n": pl.Int64(),
-            **{name: pl.Float64() for name in self._shown()},
-        }
-
-
-def _labels(info: RunInfo, parents: Iterable[str]) -> dict[str, str]:
-    """Return one label for each reference's candidate: parents, average, then the sweep.
-
-    The sweep's ends are parents and its middle may be the average: the first label stays.
-    """
-    ids = info.reference_ids()
-    labels: dict[str, str] = {}
-    for label in dict.fromkeys([*(f"parent.{name}" for name in parents), *ids]):
-        labels.setdefault(ids[label], label)
-    return labels
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return ", ".join(value) if isinstance(value, list) else str("" if value is None else value)

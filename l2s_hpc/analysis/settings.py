@@ -37,10 +37,42 @@ def settings(run: Run) -> Html:
 
 
 def _summary(run: Run, receipts: list[Receipt]) -> list[list[Child]]:
+    known = {"search": _searched, "import": _imported, "evaluate": _evaluated}
+    pairs = known[run.info.purpose](run, receipts)
+    return [[name, el("span", text, class_="wrap")] for name, text in pairs.items()]
+
+
+def _imported(run: Run, receipts: list[Receipt]) -> dict[str, str]:
+    """Return what is known of foreign results."""
+    info = run.info
+    faults = info.imported.faults if info.imported else {}
+    return {
+        "benchmarks": ", ".join(run.config["benchmarks"]),
+        "grader": _distinct(receipt.grader for receipt in receipts),
+        "not imported": "; ".join(f"{file}: {why}" for file, why in faults.items()) or "–",
+        "imported": info.created,
+        "command": info.command,
+    }
+
+
+def _evaluated(run: Run, receipts: list[Receipt]) -> dict[str, str]:
+    """Return how existing checkpoints were evaluated; the protocols stand beside the scores."""
+    info = run.info
+    return {
+        "engine": str(info.site.get("engine", "")),
+        "devices": _distinct(receipt.device for receipt in receipts),
+        "grader": _distinct(receipt.grader for receipt in receipts),
+        "started": info.created,
+        "command": info.command,
+        "git": _git(info.git),
+    }
+
+
+def _searched(run: Run, receipts: list[Receipt]) -> dict[str, str]:
     config, info = run.config, run.info
     search, protocol = config["search"], config["protocol"]
     frozen = f", {len(info.frozen)} of them fixed" if info.frozen else ""
-    pairs = {
+    return {
         "method": config["merge"]["method"],
         "genes": f"{len(run.genes)}{frozen} ({info.liveness})",
         "objectives": ", ".join(config["objectives"]),
@@ -57,7 +89,6 @@ def _summary(run: Run, receipts: list[Receipt]) -> list[list[Child]]:
         "command": info.command,
         "git": _git(info.git),
     }
-    return [[name, el("span", text, class_="wrap")] for name, text in pairs.items()]
 
 
 def _versions(run: Run, receipts: list[Receipt]) -> list[list[Child]]:

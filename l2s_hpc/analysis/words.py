@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from l2s_hpc.analysis.nodes import Node
 from l2s_hpc.analysis.page import Child, Html, el, join, table
 from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.transfer import Row
+
+GRADABLE = "accuracy, gradable"
+UNDECIDED = "undecided"
+IF_RIGHT = "tokens if right"
 
 
 def name_of(run: Run, candidate: str) -> str:
@@ -24,7 +28,9 @@ def rate(row: Row, name: str) -> str:
 
 
 def number(row: Row, name: str) -> str:
-    """Return a mean with its interval."""
+    """Return a mean with its interval, or a dash where it is None."""
+    if row[name] is None:
+        return "–"
     return f"{row[name]:.1f} {_ends(row[f'{name}_low'], row[f'{name}_high'])}"
 
 
@@ -45,19 +51,46 @@ def benchmark_table(run: Run, rows: Sequence[Row]) -> Html:
         left = first["n"] - first["solved"]
         note += f", of which some parent solves {first['solved']} (NTR is a share of these) and "
         note += f"none solves {left} (PTR is a share of these)"
-    cells: list[list[Child]] = [
-        [
-            _named(run, row["candidate"]),
-            _small(rate(row, "accuracy")),
-            _small(number(row, "tokens")),
-            _small(rate(row, "ntr")),
-            _small(rate(row, "ptr")),
-            f"{row['truncation']:.1%}",
-        ]
-        for row in rows
+    gradable = min(row["n_gradable"] for row in rows)
+    undecided = any(row["undecided"] for row in rows)
+    columns: list[tuple[str, list[Child]]] = [
+        ("model", [_named(run, row["candidate"]) for row in rows]),
+        ("accuracy", [_small(rate(row, "accuracy")) for row in rows]),
+        (GRADABLE, [known(row["accuracy_gradable"], "{:.1%}") for row in rows]),
+        ("mean tokens", [_small(number(row, "tokens")) for row in rows]),
+        (IF_RIGHT, [known(row["tokens_right"], "{:.1f}") for row in rows]),
+        ("NTR", [_small(rate(row, "ntr")) for row in rows]),
+        ("PTR", [_small(rate(row, "ptr")) for row in rows]),
+        ("cut off", [known(row["truncation"], "{:.1%}") for row in rows]),
+        (UNDECIDED, [known(row["undecided"], "{:.1%}") for row in rows]),
     ]
-    head = ["model", "accuracy", "mean tokens", "NTR", "PTR", "cut off"]
-    return join([el("p", note + ".", class_="note"), table(head, cells, {0})])
+    hidden = idle_columns(first["n"], gradable, undecided)
+    note = f"{note}.{grading_words(first['n'], gradable, undecided)}"
+    return join([el("p", note, class_="note"), _drawn([c for c in columns if c[0] not in hidden])])
+
+
+def idle_columns(items: int, gradable: int, undecided: bool) -> set[str]:
+    """Return the columns on grading that a table has no need of."""
+    return ({GRADABLE} if gradable == items else set()) | (set() if undecided else {UNDECIDED})
+
+
+def grading_words(items: int, gradable: int, undecided: bool) -> str:
+    """Return sentences on items that no rule can grade and on undecided verdicts, if any."""
+    words = ""
+    if gradable < items:
+        words += (
+            f" No rule can grade {items - gradable} of the items, whose gold is prose or one of "
+            "several that conflict: accuracy is given with and without them."
+        )
+    return words + (" An undecided verdict counts as wrong." if undecided else "")
+
+
+def benchmark_words(name: str) -> str:
+    """Return what a table is about: a benchmark, or what stands beside their names."""
+    return {
+        "all": "All items pooled",
+        "macro": "Unweighted mean over benchmarks",
+    }.get(name, name)
 
 
 def node_table(nodes: Sequence[Node]) -> Html:
@@ -67,23 +100,29 @@ def node_table(nodes: Sequence[Node]) -> Html:
         ("node", [el("code", node.host) for node in nodes]),
         ("device", [node.device for node in nodes]),
         ("candidates", [str(node.candidates) for node in nodes]),
-        ("tokens/s", [_known(node.tokens_per_second, "{:,.0f}") for node in nodes]),
-        ("GPU idle", [_known(node.gpu_idle, "{:.1%}") for node in nodes]),
-        ("batch filled", [_known(node.batch_occupancy, "{:.1%}") for node in nodes]),
-        ("GPU peak", [_known(node.peak_gpu_gb, "{:.1f} GB") for node in nodes]),
-        ("host peak", [_known(node.peak_host_gb, "{:.1f} GB") for node in nodes]),
-        *((p, [_known(node.seconds.get(p), "{:.2f} s") for node in nodes]) for p in phases),
+        ("tokens/s", [known(node.tokens_per_second, "{:,.0f}") for node in nodes]),
+        ("GPU idle", [known(node.gpu_idle, "{:.1%}") for node in nodes]),
+        ("batch filled", [known(node.batch_occupancy, "{:.1%}") for node in nodes]),
+        ("GPU peak", [known(node.peak_gpu_gb, "{:.1f} GB") for node in nodes]),
+        ("host peak", [known(node.peak_host_gb, "{:.1f} GB") for node in nodes]),
+        *((p, [known(node.seconds.get(p), "{:.2f} s") for node in nodes]) for p in phases),
         (
             "canary's answer",
             [el("code", n.fingerprint[:8]) if n.fingerprint else "–" for n in nodes],
         ),
     ]
     shown = [(name, cells) for name, cells in columns if any(cell != "–" for cell in cells)]
-    rows = [list(row) for row in zip(*(cells for _, cells in shown), strict=True)]
-    return table([name for name, _ in shown], rows, {0, 1})
+    return _drawn(shown, {0, 1})
 
 
-def _known(value: float | None, form: str) -> str:
+def _drawn(columns: Sequence[tuple[str, list[Child]]], words: Collection[int] = (0,)) -> Html:
+    """Return columns, each with its heading, as a table; some of them hold words."""
+    rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
+    return table([name for name, _ in columns], rows, words)
+
+
+def known(value: float | None, form: str) -> str:
+    """Return a number, or a dash where it is None."""
     return "–" if value is None else form.format(value)
 
 
@@ -92,7 +131,8 @@ def _named(run: Run, candidate: str) -> Html:
     name = name_of(run, candidate)
     if name == candidate:
         return el("code", candidate)
-    return join([name, " ", el("small", el("code", candidate[:8]))])
+    shown = candidate if run.info.imported else candidate[:8]
+    return join([name, " ", el("small", el("code", shown))])
 
 
 def _small(text: str) -> Html:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from l2s_hpc.cli.cluster import JSON
+from l2s_hpc.cli.imports import WITHOUT, said_warnings
 from l2s_hpc.cli.output import print_json, print_table, stdout
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ EVALUATION = Annotated[
     str | None,
     typer.Option("--on", help="search, selection or report; default: the best there is."),
 ]
+
+_COLUMNS = (
+    "n", "n_gradable", "accuracy", "accuracy_gradable", "undecided", "tokens", "tokens_right",
+    "truncation", "ntr",
+)  # fmt: skip
+"""The measures in a table of the front; `telling` drops what tells nothing."""
 
 
 def register(app: typer.Typer) -> None:
@@ -50,26 +57,32 @@ def verify(
         raise typer.Exit(3)
 
 
-def front(folder: RUN, on: EVALUATION = None, as_json: JSON = False) -> None:
+def front(
+    folder: RUN, on: EVALUATION = None, without: WITHOUT = None, as_json: JSON = False
+) -> None:
     """Print the final front; with `--on search` the one that is not dominated so far."""
     from l2s_hpc import open_run
+    from l2s_hpc.analysis.candidates import telling
 
-    rows = _checked(open_run(folder), on).front(on)
+    with said_warnings():
+        rows = _checked(open_run(folder), on).front(on, without or ())
     if as_json:
         print_json(rows)
     else:
-        print_table(front_rows(rows), "Front")
+        print_table(telling(front_rows(rows)), "Front")
 
 
-def ntr(folder: RUN, on: EVALUATION = None, as_json: JSON = False) -> None:
+def ntr(folder: RUN, on: EVALUATION = None, without: WITHOUT = None, as_json: JSON = False) -> None:
     """Print negative and positive transfer rates with their intervals."""
     from l2s_hpc import open_run
+    from l2s_hpc.analysis.candidates import telling
 
-    rows = _checked(open_run(folder), on).ntr(on)
+    with said_warnings():
+        rows = _checked(open_run(folder), on).ntr(on, without or ())
     if as_json:
         print_json(rows)
     else:
-        print_table(rows, "Transfer against the parents (95 % intervals)")
+        print_table(telling(rows), "Transfer against the parents (95 % intervals)")
 
 
 def report(
@@ -86,9 +99,10 @@ def report(
     from l2s_hpc.store.layout import RunPaths
 
     opened = open_run(folder)
-    path = write_report(opened, RunPaths(folder).report)
-    if svg is not None:
-        save_front_svg(opened, svg)
+    with said_warnings():
+        path = write_report(opened, RunPaths(folder).report)
+        if svg is not None:
+            save_front_svg(opened, svg)
     if as_json:
         nodes = opened.nodes()
         notes = differences(nodes)
@@ -131,7 +145,7 @@ def reference_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
         {
             "candidate": candidate,
             "label": label,
-            **{name: measured[candidate][name] for name in ("accuracy", "tokens", "ntr")},
+            **{name: measured[candidate][name] for name in _COLUMNS},
             "genome": None,
         }
         for candidate, label in run.labels.items()
@@ -145,9 +159,7 @@ def front_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             "candidate": row["candidate"],
             "label": ", ".join(row["picks"]) or row["label"],
-            "accuracy": row["accuracy"],
-            "tokens": row["tokens"],
-            "ntr": row["ntr"],
+            **{name: row[name] for name in _COLUMNS},
             "genome": row["genome"],
         }
         for row in rows

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from l2s_hpc.cli import analyse, cluster, jobs, plan, search
+from l2s_hpc.cli import analyse, cluster, evaluate, grade, imports, jobs, plan, search
 from l2s_hpc.cli.output import stderr, stdout
 from l2s_hpc.errors import NO_ROOM, L2SError
 
@@ -22,6 +22,8 @@ _EXTRAS = {
     "transformers": "node",
     "mergekit": "node",
     "safetensors": "node",
+    "sympy": "node",
+    "mpmath": "node",
 }
 """Which extra of the package brings what a verb may miss on this machine."""
 
@@ -36,7 +38,10 @@ jobs.register(app)
 cluster.register(app)
 plan.register(app)
 search.register(app)
+evaluate.register(app)
+grade.register(app)
 analyse.register(app)
+imports.register(app)
 
 
 def _version(value: bool) -> None:

@@ -82,7 +82,7 @@ class Progress:
             phase = f"generation {len(state.generations)}/{self._generations}"
         self._bar.update(self._task, description=phase, completed=settled, total=len(candidates))
         if phase != self._phase:
-            self.say(f"{phase}: {len(candidates)} candidates")
+            self.say(f"{phase}: {len(candidates)} candidate{'' if len(candidates) == 1 else 's'}")
             self._phase = phase
 
     def _show_told(self, controller: Controller) -> None:

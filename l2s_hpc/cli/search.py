@@ -224,6 +224,7 @@ def _detach(config: SearchConfig, site: SiteConfig, folder: Path, asked: _Asked)
 def _finish(folder: Path, as_json: bool) -> None:
     """Write the report, and print the front beside the references."""
     from l2s_hpc import open_run
+    from l2s_hpc.analysis.candidates import telling
     from l2s_hpc.analysis.report import write_report
     from l2s_hpc.cli.analyse import front_rows, reference_rows
     from l2s_hpc.store.layout import RunPaths
@@ -235,7 +236,9 @@ def _finish(folder: Path, as_json: bool) -> None:
         return
     evaluation = opened.best_evaluation()
     rows = front_rows(opened.front()) + reference_rows(opened, evaluation)
-    print_table(rows, f"Final front, shortest first, and references, on the {evaluation} split")
+    print_table(
+        telling(rows), f"Final front, shortest first, and references, on the {evaluation} split"
+    )
     reached = opened.hypervolume(evaluation)
     if reached.generations and reached.sweep is not None:
         stdout.print(

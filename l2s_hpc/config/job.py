@@ -124,11 +124,25 @@ class SplitsConfig(Config):
         return self
 
 
-class ProtocolConfig(Config):
-    """What can change a generated token."""
+Prompt = Literal["plain", "r1", "qwen25-math-cot", "chat"]
+"""Presets of prompts, see `l2s_hpc.evaluation.prompts`."""
 
-    prompt: Literal["plain", "chat"] = "plain"
-    """plain: `User: … Assistant:`, the published protocol; chat: the tokenizer's own template."""
+
+class ProtocolConfig(Config):
+    """What can change a generated token.
+
+    The defaults are those of a search: greedy, 10,240 tokens. Reasoning models are published with
+    temperature 0.6, top_p 0.95, 32,768 tokens and the mean of several samples: that is for
+    `l2s evaluate`, because a job has one protocol for all its splits.
+    """
+
+    prompt: Prompt = "plain"
+    """plain: `User: … Assistant:`, the published protocol; r1: DeepSeek-R1's turns, with `<think>`
+    begun; qwen25-math-cot: ChatML, with Qwen2.5-Math's system prompt; chat: the tokenizer's own
+    template."""
+    few_shot: str = ""
+    """A JSON Lines file of `question` and `answer`: examples that stand before every question. Its
+    content belongs to the protocol; its place is meant from the job file's own folder."""
     max_tokens: int = Field(10_240, ge=1)
     """Longest answer in generated tokens."""
     temperature: float = Field(0.0, ge=0)
@@ -191,7 +205,9 @@ class SearchConfig(Config):
     constraints: tuple[str, ...] = ("accuracy >= parent.fast",)
     """Such as `ntr <= 0.1` or `accuracy >= parent.slow - 0.02`."""
     benchmarks: tuple[str, ...] = Field(min_length=1)
-    """Names of benchmarks, see `data/`."""
+    """Names of benchmarks, see `data/benchmarks/`, or of the site's own files."""
+    other_snapshots: tuple[str, ...] = ()
+    """Those of them whose problems may be others than the published ones that `data/` knows."""
     splits: SplitsConfig = SplitsConfig()
     """How the questions are divided."""
     protocol: ProtocolConfig = ProtocolConfig()
@@ -207,6 +223,14 @@ class SearchConfig(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"named twice: {', '.join(twice)}")
+        return names
+
+    @field_validator("other_snapshots")
+    @classmethod
+    def _among_benchmarks(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        unknown = sorted(set(names) - set(info.data.get("benchmarks", names)))
+        if unknown:
+            raise ValueError(f"no benchmarks of this job: {', '.join(unknown)}")
         return names
 
     @field_validator("protocol")

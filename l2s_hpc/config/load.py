@@ -20,7 +20,8 @@ C = TypeVar("C", bound="Config")
 def load_job(path: Path, overrides: Iterable[str] = ()) -> SearchConfig:
     """Read a job file; raises `UserError` with all faults at once.
 
-    Folders of models that begin with `./` or `../` are meant from the job file's own folder.
+    Folders of models that begin with `./` or `../`, and a file of examples, are meant from the job
+    file's own folder.
     """
     return _anchored(_load(SearchConfig, path, overrides), path.resolve().parent)
 
@@ -85,7 +86,11 @@ def _anchored(config: SearchConfig, folder: Path) -> SearchConfig:
 
     merge = config.merge.model_copy(update={"base": anchor(config.merge.base)})
     parents = {name: anchor(source) for name, source in config.parents.items()}
-    return config.model_copy(update={"parents": parents, "merge": merge})
+    few_shot = config.protocol.few_shot and str(
+        folder / Path(config.protocol.few_shot).expanduser()
+    )
+    protocol = config.protocol.model_copy(update={"few_shot": few_shot})
+    return config.model_copy(update={"parents": parents, "merge": merge, "protocol": protocol})
 
 
 def _load(kind: type[C], path: Path, overrides: Iterable[str]) -> C:

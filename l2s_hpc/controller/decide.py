@@ -123,6 +123,8 @@ def _proceed(state: RunState, observed: Observed, policy: Policy, ending: bool) 
 
 def finished(state: RunState, policy: Policy, now: float = 0.0) -> bool:
     """Return whether nothing is left to do; a completed run whose generations grew is not."""
+    if policy.only is not None and not _only_settled(state, policy.only):
+        return False
     return state.completed and not _grows(state, policy, now)
 
 
@@ -198,7 +200,8 @@ def under_way(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
         evaluation = min(state.reopened)[0]
         return evaluation, sorted(c for name, c in state.reopened if name == evaluation)
     if policy.only is not None:
-        return None if state.completed else (policy.only[0], list(policy.only[1]))
+        over = state.completed and _only_settled(state, policy.only)
+        return None if over else (policy.only[0], list(policy.only[1]))
     if state.told < len(state.generations):
         generation = state.generations[-1]
         extra = policy.references.values() if len(state.generations) == 1 else ()
@@ -208,6 +211,11 @@ def under_way(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
     if "selection" in state.stages and state.front is None:
         return "selection", list(state.stages["selection"])
     return None
+
+
+def _only_settled(state: RunState, only: tuple[str, tuple[str, ...]]) -> bool:
+    """Whether they have their scores: a run that was complete may have got others since."""
+    return all(state.settled(only[0], candidate) for candidate in only[1])
 
 
 def _begin(state: RunState, policy: Policy, now: float) -> Action:

@@ -8,7 +8,7 @@ from typing import Any
 from l2s_hpc.config import SearchConfig
 from l2s_hpc.controller.resolve import model_sources
 from l2s_hpc.errors import UserError
-from l2s_hpc.evaluation.benchmarks import load_from_hub, source
+from l2s_hpc.evaluation.benchmarks import load_from_hub, read, sources, strangers
 from l2s_hpc.recipes.models import Model, is_hub_id
 from l2s_hpc.records import short_hash
 from l2s_hpc.store.files import sha256_file
@@ -34,7 +34,8 @@ def fetch(config: SearchConfig, offline: bool) -> dict[str, Any]:
 
     Returns:
         `{"models": {name: {id, revision, folder, files: {name: sha256}}}, "benchmarks": {name:
-        {dataset, rows, rows_hash}}}`; shipped and local parts are left out.
+        {dataset, revision, rows, rows_hash, unknown, missing}}}`; shipped and local parts are left
+        out. `unknown` and `missing` count the problems that are other than the published ones.
 
     Raises:
         UserError: something cannot be fetched, or is not in the cache.
@@ -46,11 +47,19 @@ def fetch(config: SearchConfig, offline: bool) -> dict[str, Any]:
     }
     benchmarks = {}
     for name in config.benchmarks:
-        entry = source(name)
-        if entry.dataset:
-            rows = load_from_hub(entry, offline)
-            digest = short_hash([{k: str(v) for k, v in row.items()} for row in rows], 64)
-            benchmarks[name] = {"dataset": entry.dataset, "rows": len(rows), "rows_hash": digest}
+        entry = sources().get(name)
+        if entry is not None and entry.dataset:
+            rows, revision = load_from_hub(entry, offline)
+            items = [problem.item for problem in read(entry, rows, entry.dataset)]
+            unknown, missing = strangers(entry, items)
+            benchmarks[name] = {
+                "dataset": entry.dataset,
+                "revision": revision,
+                "rows": len(rows),
+                "rows_hash": short_hash([{k: str(v) for k, v in row.items()} for row in rows], 64),
+                "unknown": len(unknown),
+                "missing": len(missing),
+            }
     return {"models": models, "benchmarks": benchmarks}
 
 

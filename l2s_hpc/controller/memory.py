@@ -19,7 +19,7 @@ fit in here, too."""
 _LARGE_GB = 16
 
 _TEMPLATE = 128
-"""Tokens of a prompt around its question, at the most."""
+"""Tokens of a prompt around its question, or around one of its examples, at the most."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,13 @@ def longest_answer(resolved: Resolved) -> tuple[int, int]:
     """Return the tokens of the prompt and of the answer of the item for which both are the most.
 
     Without a tokenizer a question counts one token for each of its bytes, which is more than it
-    has.
+    has; so do the examples before it.
     """
     protocol = resolved.evaluations["search"].protocol
+    shots = sum(_TEMPLATE + len("".join(shot).encode()) for shot in protocol.shots)
+    around = _TEMPLATE + shots
     items = [item for e in resolved.evaluations.values() for item in e.items]
-    sizes = [(len(i.question.encode()) + _TEMPLATE, protocol.budget(i.benchmark)) for i in items]
+    sizes = [(len(i.question.encode()) + around, protocol.budget(i.benchmark)) for i in items]
     return max(sizes, key=sum, default=(0, protocol.max_tokens))
 
 

@@ -20,7 +20,9 @@ from l2s_hpc.config import (
     science,
 )
 from l2s_hpc.errors import DamageError, UserError, did_you_mean
-from l2s_hpc.evaluation.benchmarks import sources, splits
+from l2s_hpc.evaluation.benchmarks import sources
+from l2s_hpc.evaluation.prompts import preset_faults, read_shots, template_hash, turn_ends
+from l2s_hpc.evaluation.splits import splits
 from l2s_hpc.recipes.genes import Space, base_name, gene_faults, group_faults, space
 from l2s_hpc.recipes.methods import method
 from l2s_hpc.recipes.models import (
@@ -130,11 +132,12 @@ def resolve(
     Raises:
         UserError: with one line for each fault that was found.
     """
-    faults = gene_faults(config) + objective_faults(config) + _benchmark_faults(config)
+    faults = gene_faults(config) + objective_faults(config) + _benchmark_faults(config, site)
     models, model_faults = _models(config, site)
     faults += model_faults
     if not faults:
         faults = group_faults(config, merged_tensors(models))
+        faults += preset_faults(config.protocol.prompt, models[tokenizer_of(config)].folder)
         faults += _context_faults(config, site, models)
     if faults:
         raise UserError("\n".join(faults))
@@ -162,8 +165,8 @@ def model_sources(config: SearchConfig) -> dict[str, ModelSource]:
     return found
 
 
-def _benchmark_faults(config: SearchConfig) -> list[str]:
-    known = sources()
+def _benchmark_faults(config: SearchConfig, site: SiteConfig) -> list[str]:
+    known = sources(site.benchmarks)
     return [
         f"benchmarks: unknown benchmark '{name}': {did_you_mean(name, known)}"
         for name in config.benchmarks
@@ -256,17 +259,27 @@ def _evaluations(
 
 
 def _protocol(config: SearchConfig, site: SiteConfig, models: Mapping[str, Model]) -> Protocol:
-    stop_ids = sorted({token for model in models.values() for token in model.stop_ids})
+    stop_ids = {token for model in models.values() for token in model.stop_ids}
     if not stop_ids:
         raise UserError("no model names an eos_token_id in its config.json")
+    # A merge of several families may end its turn as any of them does.
+    stop_ids |= {token for model in models.values() for token in turn_ends(model.folder)}
+    name, few_shot = tokenizer_of(config), config.protocol.few_shot
     return Protocol(
-        **config.protocol.model_dump(),
-        stop_ids=tuple(stop_ids),
-        tokenizer=_tokenizer(config),
+        **config.protocol.model_dump(exclude={"few_shot"}),
+        shots=read_shots(Path(few_shot).expanduser()) if few_shot else (),
+        template=template_hash(config.protocol.prompt, models[name].folder),
+        stop_ids=tuple(sorted(stop_ids)),
+        tokenizer=name,
         engine=engine_of(site),
-        engine_settings=_engine_settings(site),
+        engine_settings=engine_settings(site),
         merge_device=site.device,
     )
+
+
+def tokenizer_of(config: SearchConfig) -> str:
+    """Return the parent whose tokenizer is saved with the merged model."""
+    return config.merge.tokenizer or next(iter(config.parents))
 
 
 def engine_of(site: SiteConfig) -> str:
@@ -276,7 +289,7 @@ def engine_of(site: SiteConfig) -> str:
     return site.engine
 
 
-def _engine_settings(site: SiteConfig) -> dict[str, Any]:
+def engine_settings(site: SiteConfig) -> dict[str, Any]:
     """Return the settings of the engine that can change a token.
 
     The number of CPU threads decides how sums are divided; on a GPU it changes nothing.
@@ -304,4 +317,4 @@ def _find(name: str, folder: Path, kind: str) -> Path:
 
 
 def _is_place(key: str) -> bool:
-    return key.startswith(("parents.", "merge.base."))
+    return key.startswith(("parents.", "merge.base.", "protocol.few_shot"))

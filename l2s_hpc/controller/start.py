@@ -21,7 +21,7 @@ from l2s_hpc.store.journal import Event
 from l2s_hpc.store.layout import RunPaths, safe_name
 from l2s_hpc.store.run import RunInfo, read_run
 
-_PACKAGES = ("l2s_hpc", "pymoo", "numpy", "pyarrow", "polars", "submitit", "math-verify")
+_PACKAGES = ("l2s_hpc", "pymoo", "numpy", "pyarrow", "polars", "submitit", "sympy")
 
 
 def open_controller(
@@ -52,7 +52,7 @@ def open_controller(
         resolved = resolve(config, site, frozen=info.frozen)
         _check_same_search(info, resolved, folder)
     else:
-        _check_free(folder)
+        check_free(folder)
         resolved = resolve(config, site)
         check_memory(resolved)
         info = _create(paths, resolved, command)
@@ -71,8 +71,8 @@ def _create(paths: RunPaths, resolved: Resolved, command: str) -> RunInfo:
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
-        versions=_versions(),
-        git=_git_state(),
+        versions=versions(),
+        git=git_state(),
         config=resolved.config.model_dump(mode="json"),
         site=resolved.site.model_dump(mode="json"),
         models={n: s.model_dump() for n, s in model_sources(resolved.config).items()},
@@ -89,7 +89,7 @@ def _create(paths: RunPaths, resolved: Resolved, command: str) -> RunInfo:
     return info
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     """A new run wants an empty folder; what a crash before run.json left is fine."""
     if folder.exists() and not folder.is_dir():
         raise UserError("the run directory is a file", path=folder)
@@ -171,7 +171,8 @@ def _recorded(controller: Controller, events: list[Event], by_user: bool) -> boo
     return controller.record(events)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of this package and of those that decide what a controller does."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -181,7 +182,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git_state() -> dict[str, str] | None:
+def git_state() -> dict[str, str] | None:
     """Return commit and cleanliness of the working tree that the job is run from, if it is one."""
     try:
         commit = _git("rev-parse", "HEAD")

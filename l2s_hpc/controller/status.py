@@ -12,7 +12,7 @@ from typing import Any
 from l2s_hpc.config import SiteConfig, flatten, validate
 from l2s_hpc.controller.budget import usage
 from l2s_hpc.controller.decide import bad_nodes
-from l2s_hpc.errors import DamageError
+from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.store.files import process_start, read_json
 from l2s_hpc.store.journal import Journal
 from l2s_hpc.store.layout import RunPaths
@@ -37,6 +37,8 @@ _PROGRESS = (
     "expected_end",
 )
 
+_OF_SEARCHES = ("generation", "generations", "front", "looks_at_report")
+
 _SILENCE_SECONDS = 900.0
 """A controller that lives writes every minute; its longest pause is five."""
 
@@ -51,6 +53,12 @@ class Status:
     def __init__(self, folder: Path) -> None:
         self._paths = RunPaths(folder)
         self._info = read_run(folder)
+        if self._info.imported:
+            raise UserError(
+                "nothing is under way: these are imported results",
+                hint="l2s ntr, front, grade and report read them",
+                path=folder,
+            )
         self._state, self._journal = read_state(self._paths)
 
     def read(self) -> dict[str, Any]:
@@ -62,7 +70,7 @@ class Status:
         site = validate(SiteConfig, state.site or info.site)
         phase, wanted = _phase(state, info)
         seen = last_seen(self._paths, self._journal)
-        return {
+        found = {
             "run": info.id,
             "phase": phase,
             "controller": "none is needed" if state.completed else describe(seen, state.stopped),
@@ -83,6 +91,10 @@ class Status:
             "looks_at_report": state.looks,
             "last_event": state.last_time,
             "reasons": list(dict.fromkeys(f"{a.kind}: {a.message}" for a in state.failures))[-5:],
+        }
+        searched = info.purpose == "search"
+        return {
+            name: value for name, value in found.items() if searched or name not in _OF_SEARCHES
         }
 
 
@@ -194,12 +206,22 @@ def _phase(state: RunState, info: RunInfo) -> tuple[str, list[str]]:
     """Return the evaluation that is under way, or `complete`, and its candidates."""
     if state.completed:
         return "complete", []
+    if info.purpose == "evaluate":
+        return _evaluation_under_way(state)
     for name in ("report", "selection"):
         if name in state.stages:
             return name, list(state.stages[name])
     candidates = list(state.generations[-1].candidates) if state.generations else []
     first = list(info.reference_ids().values()) if len(state.generations) == 1 else []
     return "search", list(dict.fromkeys([*first, *candidates]))
+
+
+def _evaluation_under_way(state: RunState) -> tuple[str, list[str]]:
+    """Return the first evaluation of existing checkpoints that lacks some, and its candidates."""
+    for name, candidates in state.stages.items():
+        if not all(state.settled(name, candidate) for candidate in candidates):
+            return name, list(candidates)
+    return "evaluate", []
 
 
 def _budget(state: RunState, settings: Mapping[str, Any]) -> dict[str, Any]:

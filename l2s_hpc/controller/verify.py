@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def verify(folder: Path) -> tuple[int, list[Damage]]:
     Raises:
         UserError: the folder is not a run directory.
     """
-    read_run(folder)
+    info = read_run(folder)
     paths = RunPaths(folder)
     try:
         state, _ = read_state(paths)
@@ -45,7 +45,7 @@ def verify(folder: Path) -> tuple[int, list[Damage]]:
         return 0, [Damage(Path(str(error.path)), error.message)]
     found: list[Damage] = []
     for accepted in state.accepted.values():
-        found += _table_damage(paths, accepted)
+        found += _table_damage(paths, accepted, info.lacks.get(accepted.candidate, ()))
     found += _strangers(paths, state)
     return len(state.accepted), found
 
@@ -81,7 +81,7 @@ def quarantine(folder: Path, damage: list[Damage]) -> int:
     return len(events)
 
 
-def _table_damage(paths: RunPaths, accepted: Accepted) -> list[Damage]:
+def _table_damage(paths: RunPaths, accepted: Accepted, lacks: Collection[str]) -> list[Damage]:
     where = (accepted.evaluation, accepted.generation, accepted.candidate)
     try:
         receipt = Receipt.model_validate(read_json(paths.receipt(*where)))
@@ -92,6 +92,7 @@ def _table_damage(paths: RunPaths, accepted: Accepted) -> list[Damage]:
             paths,
             accepted,
             set(zip(*(table.column(n).to_pylist() for n in ("benchmark", "item")), strict=True)),
+            lacks,
         )
         outputs = paths.outputs(*where)
         if outputs.exists() and sha256_file(outputs) != receipt.outputs_sha256:
@@ -105,9 +106,13 @@ def _table_damage(paths: RunPaths, accepted: Accepted) -> list[Damage]:
     return []
 
 
-def _check_items(paths: RunPaths, accepted: Accepted, found: set[tuple[str, str]]) -> None:
+def _check_items(
+    paths: RunPaths, accepted: Accepted, found: set[tuple[str, str]], lacks: Collection[str]
+) -> None:
+    """Compare items with the evaluation's, but for benchmarks that an import found no file of."""
     evaluation = Evaluation.model_validate(read_json(paths.evaluation(accepted.evaluation)))
-    expected = {(item.benchmark, item.item) for item in evaluation.items}
+    items = [item for item in evaluation.items if item.benchmark not in lacks]
+    expected = {(item.benchmark, item.item) for item in items}
     if found != expected:
         path = paths.scores(accepted.evaluation, accepted.generation, accepted.candidate)
         raise DamageError(

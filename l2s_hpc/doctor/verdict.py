@@ -13,7 +13,7 @@ from l2s_hpc.config import SiteConfig
 from l2s_hpc.controller.resolve import engine_of
 from l2s_hpc.doctor.check import Check, failure, ok, warning
 from l2s_hpc.doctor.place import skew_check
-from l2s_hpc.evaluation.grading import MATH_VERIFY
+from l2s_hpc.evaluation.grading import SYMPY
 from l2s_hpc.task.look import NEEDED, source_hash
 
 INSTALL = "install l2s-hpc[node] in the nodes' interpreter (site.python)"
@@ -47,7 +47,7 @@ def node_verdicts(site: SiteConfig, node: Mapping[str, Any]) -> Iterator[Check]:
     yield scratch_check(node["scratch"])
     yield capacity_check(site, node)
     yield package_check(node["packages"], node["python"])
-    yield from grader_checks(node["packages"]["math_verify"])
+    yield from grader_checks(node["packages"]["sympy"])
     yield vllm_check(site, node["packages"]["vllm"])
     yield own_check(node["l2s_hpc"], node["packages"]["l2s_hpc"], source_hash())
     if node["gpu"] is not None:
@@ -153,12 +153,12 @@ def package_check(packages: Mapping[str, Mapping[str, str]], python: Mapping[str
 
 
 def grader_checks(found: Mapping[str, str]) -> Iterator[Check]:
-    """Judge the version of math-verify; one that is not there is named with the other packages."""
-    if found["version"] and found["version"] != MATH_VERIFY:
+    """Judge the version of sympy; one that is not there is named with the other packages."""
+    if found["version"] and found["version"] != SYMPY:
         yield failure(
             "grader",
-            f"math-verify {found['version']}; verdicts need {MATH_VERIFY} on every node",
-            f"in the nodes' interpreter: pip install math-verify=={MATH_VERIFY}",
+            f"sympy {found['version']}; verdicts need {SYMPY} on every node",
+            f"in the nodes' interpreter: pip install sympy=={SYMPY}",
         )
 
 

@@ -1,7 +1,7 @@
-"""Benchmarks: where their problems come from, and how they are divided into disjoint splits.
+"""Benchmarks: the problems of a source as items, compared with what its manifest knows.
 
-A benchmark is described in `data/benchmarks.toml`; its problems are read from the package (toy
-family), from a local file that the site names, or from the hub's offline cache.
+The problems are read from the package (toy family), from a local file that the site names, or from
+the hub's offline cache.
 """
 
 from __future__ import annotations
@@ -9,223 +9,134 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from l2s_hpc.config import SearchConfig, SplitsConfig
 from l2s_hpc.errors import UserError, did_you_mean
-from l2s_hpc.evaluation.extraction import extract
+from l2s_hpc.evaluation.golds import GOLD_RULES
+from l2s_hpc.evaluation.manifests import Source, source, sources
+from l2s_hpc.evaluation.rows import Row, load_from_hub, read_rows
 from l2s_hpc.records import Item
 from l2s_hpc.store.layout import shipped
 
+__all__ = [
+    "SPLITS",
+    "Problem",
+    "Source",
+    "load",
+    "load_from_hub",
+    "question_hash",
+    "read",
+    "source",
+    "sources",
+    "strangers",
+]
+
 SPLITS = ("search", "selection", "report")
 
-
-@dataclass(frozen=True)
-class Source:
-    """One entry of `data/benchmarks.toml`."""
-
-    name: str
-    licence: str
-    gold: str
-    question: str
-    answer: str
-    level: str = ""
-    path: str = ""
-    dataset: str = ""
-    subset: str | None = None
-    split: str = "test"
+_SUFFIX = re.compile(r"\s*\((?:Yes or No|True or False)\)\s*$")
+_KINDS = {"yes": "Yes or No", "no": "Yes or No", "true": "True or False", "false": "True or False"}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A question and its gold answer, and the split if the benchmark brings its own."""
+    """An item, and its split if the benchmark brings its own."""
 
-    question: str
-    gold: str
-    level: str | None
+    item: Item
     split: str | None
 
 
-def sources() -> dict[str, Source]:
-    """Return every known benchmark by name."""
-    text = (shipped("data") / "benchmarks.toml").read_text(encoding="utf-8")
-    return {name: Source(name, **entry) for name, entry in tomllib.loads(text).items()}
-
-
-def source(name: str) -> Source:
-    """Return one benchmark; raises `UserError` with the nearest valid name."""
-    known = sources()
-    if name not in known:
-        raise UserError(f"unknown benchmark '{name}'", hint=did_you_mean(name, known))
-    return known[name]
-
-
-def splits(config: SearchConfig, files: Mapping[str, str]) -> dict[str, tuple[Item, ...]]:
-    """Return the items of each split of a job.
-
-    A question falls into one split wherever it stands: the split is drawn from the seed and the
-    hash of the question alone, so copies and overlapping benchmarks cannot leak.
-
-    Args:
-        config: the job.
-        files: the site's local files by benchmark name.
-
-    Raises:
-        UserError: a benchmark is unknown or absent, or its own splits overlap.
-    """
-    divided: dict[str, list[Item]] = {name: [] for name in SPLITS}
-    owner: dict[str, tuple[str, str]] = {}
-    for name in config.benchmarks:
-        problems = load(source(name), files)
-        for split, items in _divide(name, problems, config.splits, config.seed).items():
-            for item in items:
-                first = owner.setdefault(item.question_hash, (split, name))
-                if first[0] != split:
-                    raise UserError(
-                        f"splits overlap: a question of {name}/{split} stands in "
-                        f"{first[1]}/{first[0]} too: {item.question[:60]!r}",
-                        hint="mend the 'split' fields of the benchmark's file",
-                    )
-            divided[split] += items
-    for split, found in divided.items():
-        if not found:
-            raise UserError(
-                f"the split '{split}' is empty", hint=f"raise splits.{split}.share in the job"
-            )
-    return {split: tuple(found) for split, found in divided.items()}
-
-
-def load(entry: Source, files: Mapping[str, str]) -> list[Problem]:
-    """Return the problems of a benchmark, from the site's file, the package or the hub's cache."""
-    if entry.name in files:
-        rows, where = _read_file(Path(files[entry.name]).expanduser()), files[entry.name]
-    elif entry.path:
-        rows, where = _read_file(shipped("data") / entry.path), entry.path
-    else:
-        rows, where = load_from_hub(entry, offline=True), entry.dataset
-    _check_splits(entry, rows, where)
-    problems = [_problem(entry, row, where) for row in rows]
-    if not problems:
-        raise UserError(f"benchmark '{entry.name}' has no problems", path=where)
-    return problems
-
-
-def load_from_hub(entry: Source, offline: bool) -> list[dict[str, Any]]:
-    """Read a benchmark's rows with `datasets` from a snapshot of its repository on the hub.
+def load(
+    entry: Source, files: Mapping[str, str], other_snapshot: bool = False
+) -> tuple[Problem, ...]:
+    """Return the problems of a benchmark, in the order of its rows.
 
     Args:
         entry: the benchmark.
-        offline: True reads the cache alone; False (`l2s fetch`) fills it from the network.
+        files: the site's local files by benchmark name.
+        other_snapshot: accept problems that are not those of the manifest.
 
     Raises:
-        UserError: the snapshot is not there or cannot be read.
+        UserError: they cannot be read, or are not those that the manifest knows.
     """
-    import datasets
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(entry.dataset, repo_type="dataset", local_files_only=offline)
-        table = datasets.load_dataset(folder, entry.subset, split=entry.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    if entry.name in files:
+        where = files[entry.name]
+        rows = read_rows(Path(where).expanduser())
+    elif entry.path:
+        where = str(shipped("data") / entry.path)
+        rows = read_rows(Path(where))
+    elif entry.dataset:
+        where = entry.dataset
+        rows, _ = load_from_hub(entry, offline=True)
+    else:
         raise UserError(
-            f"benchmark '{entry.name}' ({entry.dataset}) cannot be read: {error}",
-            hint="run `l2s fetch JOB` on a node with network, or name a local file in the site's "
-            "[benchmarks]",
-        ) from error
-    return [dict(row) for row in table]
-
-
-def question_hash(question: str) -> str:
-    """Return the hash by which copies of a question are known; case and white space are ignored."""
-    text = re.sub(r"\s*\((?:Yes or No|True or False)\)\s*$", "", question)
-    return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:16]
-
-
-def _divide(
-    name: str, problems: Iterable[Problem], wanted: SplitsConfig, seed: int
-) -> dict[str, list[Item]]:
-    """Divide one benchmark; the items of a split stand in the order of their draw."""
-    seen: Counter[str] = Counter()
-    drawn: dict[str, list[tuple[float, Item]]] = {split: [] for split in SPLITS}
-    for problem in problems:
-        item = _item(name, problem, seen)
-        draw = _draw(seed, item.question_hash)
-        split = problem.split or _split_of(draw, wanted)
-        if split is not None:
-            drawn[split].append((draw, item))
-    return {
-        split: _first_questions(
-            [item for _, item in sorted(pairs, key=lambda p: (p[0], p[1].item))],
-            getattr(wanted, split).max_items,
+            f"benchmark '{entry.name}' has no file", hint="name it in the site's [benchmarks]"
         )
-        for split, pairs in drawn.items()
-    }
+    problems = read(entry, rows, where)
+    if not other_snapshot:
+        _compare(entry, [problem.item for problem in problems], where)
+    return problems
 
 
-def _first_questions(items: list[Item], most: int | None) -> list[Item]:
-    """Return the items of the first `most` questions, all copies of a question together."""
-    if most is None:
-        return items
-    questions = list(dict.fromkeys(item.question_hash for item in items))[:most]
-    kept = set(questions)
-    return [item for item in items if item.question_hash in kept]
+def read(entry: Source, rows: Sequence[Row], where: str) -> tuple[Problem, ...]:
+    """Turn rows into problems; `where` stands in errors.
 
-
-def _item(name: str, problem: Problem, seen: Counter[str]) -> Item:
-    digest = hashlib.sha256(json.dumps([problem.question, problem.gold]).encode()).hexdigest()[:16]
-    seen[digest] += 1
-    occurrence = f"-{seen[digest]}" if seen[digest] > 1 else ""
-    return Item(
-        benchmark=name,
-        item=digest + occurrence,
-        question=problem.question,
-        gold=problem.gold,
-        question_hash=question_hash(problem.question),
-        level=problem.level,
+    Raises:
+        UserError: there are none, or one lacks a question or an answer.
+    """
+    if not rows:
+        raise UserError(f"benchmark '{entry.name}' has no problems", path=where)
+    _check_splits(entry, rows, where)
+    seen: Counter[str] = Counter()
+    problems = [_problem(entry, row, where, seen) for row in rows]
+    doubtful = _conflicting(problem.item for problem in problems)
+    return tuple(
+        replace(p, item=p.item.model_copy(update={"ungradable": "conflict"}))
+        if p.item.question_hash in doubtful and not p.item.ungradable
+        else p
+        for p in problems
     )
 
 
-def _draw(seed: int, question: str) -> float:
-    """Return a number in [0, 1) that depends on seed and question alone."""
-    digest = hashlib.sha256(f"{seed}:{question}".encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
+def strangers(entry: Source, items: Iterable[Item]) -> tuple[list[Item], list[str]]:
+    """Return the items that a manifest does not know, and the ids that it misses.
+
+    Both are empty for a benchmark without a manifest.
+    """
+    if not entry.items:
+        return [], []
+    found = {item.item: item for item in items}
+    unknown = [item for name, item in found.items() if name not in entry.items]
+    return unknown, [name for name in entry.items if name not in found]
 
 
-def _split_of(draw: float, wanted: SplitsConfig) -> str | None:
-    edge = 0.0
-    for split in SPLITS:
-        edge += getattr(wanted, split).share
-        if draw < edge:
-            return split
-    return None
+def question_hash(question: str) -> str:
+    """Return the hash by which copies of a question are known.
+
+    Case and white space are ignored, and so is the kind of answer that Qwen2.5-Math appends.
+    """
+    text = _SUFFIX.sub("", question)
+    return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:16]
 
 
-def _read_file(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        raise UserError("benchmark file not found", path=path)
-    try:
-        if path.suffix == ".parquet":
-            rows: list[Any] = pq.read_table(path, partitioning=None).to_pylist()
-        else:
-            # Not splitlines: a line may hold U+2028 and the like.
-            lines = path.read_text(encoding="utf-8").split("\n")
-            rows = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"not JSON Lines or Parquet: {error}", path=path) from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError("a row is not an object with named fields", path=path)
-    return rows
+def _compare(entry: Source, items: Sequence[Item], where: str) -> None:
+    unknown, missing = strangers(entry, items)
+    if not unknown and not missing:
+        return
+    first = f" (the first: {unknown[0].question[:60]!r})" if unknown else f" ({missing[0]}, …)"
+    raise UserError(
+        f"benchmark '{entry.name}' has other problems than the published ones: {len(missing)} of "
+        f"{entry.count} are missing, {len(unknown)} are unknown{first}",
+        hint=f"if another snapshot is meant, write other_snapshots = ['{entry.name}'] in the job; "
+        "problems of your own get a name of their own in the site's [benchmarks]",
+        path=where,
+    )
 
 
-def _check_splits(entry: Source, rows: Iterable[Mapping[str, Any]], where: str) -> None:
+def _check_splits(entry: Source, rows: Iterable[Row], where: str) -> None:
     """A file that divides its problems divides all of them; any other `split` is ignored."""
     found = {str(row.get("split")) for row in rows}
     strange = sorted(found - set(SPLITS))
@@ -237,52 +148,54 @@ def _check_splits(entry: Source, rows: Iterable[Mapping[str, Any]], where: str) 
         )
 
 
-def _problem(entry: Source, row: Mapping[str, Any], where: str) -> Problem:
-    """Turn a row into a problem; local files may use the plain names question and answer."""
-    question = row.get(entry.question, row.get("question"))
-    plain = entry.answer not in row and "answer" in row
-    answer = row.get(entry.answer, row.get("answer"))
-    if not isinstance(question, str) or answer in (None, "", []):
+def _problem(entry: Source, row: Row, where: str, seen: Counter[str]) -> Problem:
+    """Turn a row into a problem; files may use the plain names question (or problem) and answer."""
+    question = _first_of(row, entry.question, "question", "problem")
+    column = entry.answer if row.get(entry.answer) not in (None, "", []) else "answer"
+    answer = row.get(column)
+    if not isinstance(question, str) or not question.strip() or answer in (None, "", []):
         raise UserError(
             f"benchmark '{entry.name}': a row has no '{entry.question}' or '{entry.answer}'",
             path=where,
         )
-    split = row.get("split") if row.get("split") in SPLITS else None
-    level = row.get(entry.level) if entry.level else None
-    rule = GOLD_RULES["plain" if plain else entry.gold]
-    return Problem(question, rule(answer), None if level is None else str(level), split)
+    gold = GOLD_RULES[entry.gold if column == entry.answer else "plain"](answer)
+    asked = _asked(entry, question.strip(), gold)
+    item = _numbered(hashlib.sha256(json.dumps([asked, gold]).encode()).hexdigest()[:16], seen)
+    level = _first_of(row, entry.level, "level", "subject")
+    known = entry.items.get(item)
+    return Problem(
+        item=Item(
+            benchmark=entry.name,
+            item=item,
+            question=asked,
+            gold=gold,
+            question_hash=question_hash(asked),
+            level=known.level if known else None if level is None else str(level),
+            ungradable=known.ungradable if known else "prose" if row.get("prose") else "",
+        ),
+        split=row.get("split") if row.get("split") in SPLITS else None,
+    )
 
 
-def _plain(answer: Any) -> str:
-    return str(answer).strip().strip("$").strip()
+def _asked(entry: Source, question: str, gold: str) -> str:
+    """Return the question as it is asked: Qwen2.5-Math says which kind of answer is wanted."""
+    kind = _KINDS.get(gold.lower()) if entry.dataset else None
+    return f"{question} ({kind})" if kind and not _SUFFIX.search(question) else question
 
 
-def _after_hashes(answer: Any) -> str:
-    """Return what follows `####` in a worked solution (gsm8k), or the answer itself."""
-    return str(answer).rpartition("####")[2].strip()
+def _numbered(digest: str, seen: Counter[str]) -> str:
+    seen[digest] += 1
+    return f"{digest}-{seen[digest]}" if seen[digest] > 1 else digest
 
 
-def _boxed(answer: Any) -> str:
-    """Return the last box of a worked solution, or the answer itself."""
-    found = extract(str(answer), "stop").answer
-    return _plain(answer) if found is None else found
+def _conflicting(items: Iterable[Item]) -> set[str]:
+    """Return the questions that stand there with several golds: at most one of them is right."""
+    golds: dict[str, set[str]] = {}
+    for item in items:
+        golds.setdefault(item.question_hash, set()).add("".join(item.gold.split()))
+    return {question for question, found in golds.items() if len(found) > 1}
 
 
-def _first(answer: Any) -> str:
-    """Return the first of a list of answers."""
-    return _plain(answer[0] if isinstance(answer, list) else answer)
-
-
-def _integer(answer: Any) -> str:
-    """Return an integer without leading zeros (aime24)."""
-    return str(answer).strip().lstrip("0") or "0"
-
-
-GOLD_RULES: dict[str, Callable[[Any], str]] = {
-    "plain": _plain,
-    "hashes": _after_hashes,
-    "boxed": _boxed,
-    "first": _first,
-    "integer": _integer,
-}
-"""How the gold answer stands in a row."""
+def _first_of(row: Row, *columns: str) -> Any:
+    """Return the first value that is there."""
+    return next((row[name] for name in columns if name and row.get(name) is not None), None)

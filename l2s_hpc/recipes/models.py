@@ -302,4 +302,7 @@ def _cached(name: str, source: ModelSource) -> Path:
             "[models]",
         ) from None
     except ValueError as error:
-        raise UserError(f"model '{name}': {error}") from None
+        raise UserError(
+            f"model '{name}': there is no folder {source.path}, and no model of the hub has such a "
+            f"name: {error}"
+        ) from None

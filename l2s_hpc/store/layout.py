@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from l2s_hpc.errors import UserError
 
@@ -25,6 +27,19 @@ def safe_name(word: str) -> str:
             hint="use letters, digits, '.', '_' and '-', and begin with a letter or digit",
         )
     return word
+
+
+def file_name(word: str) -> str:
+    """Return a file name for any id: itself if it is safe as one, else escaped as in a URL.
+
+    A name that is too long for a file ends in a hash of the whole.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", word):
+        return word
+    escaped = quote(word, safe="").replace(".", "%2E", word.startswith("."))
+    if len(escaped) <= 160:
+        return escaped
+    return f"{escaped[:120]}.{hashlib.sha256(word.encode()).hexdigest()[:16]}"
 
 
 def task_key(tasks: str, index: int) -> str:
@@ -101,6 +116,11 @@ class RunPaths:
         return self.folder / "evaluations" / f"{safe_name(name)}.json"
 
     @property
+    def models(self) -> Path:
+        """The checkpoints that a run of `l2s evaluate` has got, a file each."""
+        return self.folder / "models"
+
+    @property
     def heartbeat(self) -> Path:
         """What the controller says of itself, for people; no decision but waiting rests on it."""
         return self.folder / "controller.json"
@@ -136,7 +156,7 @@ class RunPaths:
     def attempt(
         self, evaluation: str, generation: int, candidate: str, attempt: int
     ) -> AttemptPaths:
-        parent = self.folder / "attempts" / evaluation / f"{generation:04d}" / candidate
+        parent = self.folder / "attempts" / evaluation / f"{generation:04d}" / file_name(candidate)
         return AttemptPaths(parent / str(attempt))
 
     def scores(self, evaluation: str, generation: int, candidate: str) -> Path:
@@ -148,7 +168,18 @@ class RunPaths:
     def receipt(self, evaluation: str, generation: int, candidate: str) -> Path:
         return self._accepted("receipts", evaluation, generation, candidate, "json")
 
+    def grades(self, grader: str, evaluation: str, generation: int, candidate: str) -> Path:
+        """The verdicts of a grader on stored outputs; its receipt ends in `.json`."""
+        kind = f"grades/{file_name(grader)}"
+        return self._accepted(kind, evaluation, generation, candidate, "parquet")
+
+    def graders(self) -> list[str]:
+        """Return the graders that have judged stored outputs."""
+        folders = (self.folder / "grades").glob("*")
+        return sorted(unquote(path.name) for path in folders if path.is_dir())
+
     def _accepted(
         self, kind: str, evaluation: str, generation: int, candidate: str, ending: str
     ) -> Path:
-        return self.folder / kind / evaluation / f"{generation:04d}" / f"{candidate}.{ending}"
+        name = f"{file_name(candidate)}.{ending}"
+        return self.folder / kind / evaluation / f"{generation:04d}" / name

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from l2s_hpc.errors import UserError
 from l2s_hpc.records import Recipe, Record
@@ -11,10 +13,58 @@ from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 
 
+class Checkpoint(Record):
+    """A model that `l2s evaluate` has got, in `models/<name>.json`.
+
+    Attributes:
+        name: how the run calls it.
+        number: how many models came before it.
+        parent: whether it is one of those with which `l2s ntr` compares.
+        source: where it comes from, as nodes look it up.
+        identity: what its weights are.
+        stop_ids: the ids that end its answers, as its own files name them.
+        template: the hash of what the `chat` prompt puts around a question; empty if it has none.
+        recipe: the recipe that is this model.
+    """
+
+    name: str
+    number: int
+    parent: bool
+    source: dict[str, Any]
+    identity: str
+    stop_ids: tuple[int, ...]
+    template: str
+    recipe: Recipe
+
+    @property
+    def label(self) -> str:
+        """Its label among the run's references."""
+        return f"parent.{self.name}" if self.parent else self.name
+
+
+class Imported(Record):
+    """Foreign results that `l2s import` made a run of.
+
+    Attributes:
+        parents: the candidates that are parents, by name, the slow one first.
+        files: the sha256 of each file that was imported, by its path below the folder.
+        lacks: by candidate, the benchmarks that no sound file was found of.
+        faults: file and reason of each file that was not imported.
+    """
+
+    parents: dict[str, str]
+    files: dict[str, str]
+    lacks: dict[str, tuple[str, ...]]
+    faults: dict[str, str]
+
+
 class RunInfo(Record):
     """The resolved settings of a run.
 
     Attributes:
+        purpose: `search`, or `evaluate` for existing checkpoints without a search, or `import`.
+        stop_ids: of each existing checkpoint, the ids that end its answers.
+        imported: what `l2s import` found, where it made the run.
         id: the run's name and a random part; it stands in job names and score tables.
         config: the resolved job. site: the resolved site at the start.
         models: where each input model comes from, as nodes look it up; identities: what it was.
@@ -37,10 +87,31 @@ class RunInfo(Record):
     liveness: str
     references: dict[str, Recipe]
     science: dict[str, Any]
+    purpose: Literal["search", "evaluate", "import"] = "search"
+    imported: Imported | None = None
+    stop_ids: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     def reference_ids(self) -> dict[str, str]:
         """Return the candidate id of each reference by label."""
-        return {label: recipe.candidate for label, recipe in self.references.items()}
+        found = {label: recipe.candidate for label, recipe in self.references.items()}
+        parents = self.imported.parents if self.imported else {}
+        return found | {f"parent.{name}": candidate for name, candidate in parents.items()}
+
+    def labels(self) -> dict[str, str]:
+        """Return one label for each reference's candidate: parents, average, then the sweep.
+
+        The sweep's ends are parents and its middle may be the average: the first label stays.
+        """
+        ids = self.reference_ids()
+        labels: dict[str, str] = {}
+        for label in dict.fromkeys([*(f"parent.{name}" for name in self.parent_ids()), *ids]):
+            labels.setdefault(ids[label], label)
+        return labels
+
+    @property
+    def lacks(self) -> dict[str, tuple[str, ...]]:
+        """The benchmarks that imported candidates lack, by candidate."""
+        return self.imported.lacks if self.imported else {}
 
     def parent_ids(self) -> dict[str, str]:
         """Return the candidate id of each parent by name."""
@@ -52,7 +123,7 @@ class RunInfo(Record):
 
 
 def read_run(folder: Path) -> RunInfo:
-    """Read a run directory's `run.json`.
+    """Read a run directory's `run.json`; where models can be added, with those added until now.
 
     Raises:
         UserError: the folder is not a run directory.
@@ -64,4 +135,25 @@ def read_run(folder: Path) -> RunInfo:
             hint="`l2s run JOB --run DIR` makes one",
             path=folder,
         )
-    return RunInfo.model_validate(read_json(path))
+    info = RunInfo.model_validate(read_json(path))
+    return info if info.purpose != "evaluate" else _with(info, read_checkpoints(folder))
+
+
+def read_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Return the models of a run of `l2s evaluate`, in the order in which they came."""
+    files = RunPaths(folder).models.glob("*.json")
+    found = [Checkpoint.model_validate(read_json(path)) for path in files]
+    return sorted(found, key=lambda model: (model.number, model.name))
+
+
+def _with(info: RunInfo, models: list[Checkpoint]) -> RunInfo:
+    sources = {model.name: model.source for model in models}
+    return info.model_copy(
+        update={
+            "models": sources,
+            "identities": {model.name: model.identity for model in models},
+            "stop_ids": {model.name: model.stop_ids for model in models},
+            "references": {model.label: model.recipe for model in models},
+            "config": info.config | {"parents": sources},
+        }
+    )

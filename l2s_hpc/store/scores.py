@@ -18,7 +18,11 @@ from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.files import sha256_file, write_durably
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+"""Version 1, which stays readable, allowed no nulls in gold, tokens, finish_reason and truncated.
+
+An import knows none of these where the foreign files do not tell them: null is the honest value.
+"""
 
 SCORES = pa.schema(
     [
@@ -34,17 +38,37 @@ SCORES = pa.schema(
         pa.field("correct", pa.bool_(), nullable=False),
         pa.field("gradable", pa.bool_(), nullable=False),
         pa.field("extracted", pa.string()),
-        pa.field("gold", pa.string(), nullable=False),
+        pa.field("gold", pa.string()),
         pa.field("grader", pa.string(), nullable=False),
         pa.field("grade_status", pa.string(), nullable=False),
-        pa.field("n_prompt_tokens", pa.int32(), nullable=False),
-        pa.field("n_output_tokens", pa.int32(), nullable=False),
-        pa.field("n_charged_tokens", pa.int32(), nullable=False),
-        pa.field("finish_reason", pa.string(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("n_prompt_tokens", pa.int32()),
+        pa.field("n_output_tokens", pa.int32()),
+        pa.field("n_charged_tokens", pa.int32()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("truncated", pa.bool_()),
     ],
     metadata={"schema": f"l2s_hpc scores {SCHEMA_VERSION}"},
 )
+
+GRADES = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("evaluation", pa.string(), nullable=False),
+        pa.field("generation", pa.int32(), nullable=False),
+        pa.field("candidate", pa.string(), nullable=False),
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("grader", pa.string(), nullable=False),
+        pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("grade_status", pa.string(), nullable=False),
+        pa.field("extracted", pa.string()),
+        pa.field("rule", pa.string()),
+        pa.field("reason", pa.string()),
+    ],
+    metadata={"schema": f"l2s_hpc grades {SCHEMA_VERSION}"},
+)
+"""The verdicts of another grader, or of another version, on the outputs of a score table."""
 
 OUTPUTS = pa.schema(
     [
@@ -53,10 +77,10 @@ OUTPUTS = pa.schema(
         pa.field("item", pa.string(), nullable=False),
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
-        pa.field("n_prompt_tokens", pa.int32(), nullable=False),
-        pa.field("n_output_tokens", pa.int32(), nullable=False),
-        pa.field("n_charged_tokens", pa.int32(), nullable=False),
-        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("n_prompt_tokens", pa.int32()),
+        pa.field("n_output_tokens", pa.int32()),
+        pa.field("n_charged_tokens", pa.int32()),
+        pa.field("finish_reason", pa.string()),
         pa.field("text", pa.string(), nullable=False),
     ],
     metadata={"schema": f"l2s_hpc outputs {SCHEMA_VERSION}"},
@@ -99,9 +123,12 @@ def _parsed(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
     # A name in the footer that is no UTF-8 is a plain ValueError.
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DamageError(f"not a readable table: {error}", path=path) from error
-    if not table.schema.equals(schema):
+    if table.schema.names != schema.names or table.schema.types != schema.types:
         raise DamageError("its columns are not those of this version's tables", path=path)
-    return table
+    try:
+        return table.cast(schema)
+    except ValueError:
+        raise DamageError("a column that is always known holds a null", path=path) from None
 
 
 def content_sha256(table: pa.Table) -> str:

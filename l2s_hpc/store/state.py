@@ -13,8 +13,9 @@ Events, each a JSON object with the key `event`:
 - `quarantined` evaluation, candidate, reason: an accepted table was damaged and counts no more
 - `penalised` evaluation, candidate, reason
 - `told` generation, objectives, violations
-- `stage` evaluation, candidates, spent: evaluated after the search; `spent`: the budget that
-  ended it before its last generation
+- `stage` evaluation, candidates, spent, again: evaluated after the search, or without one; `spent`:
+  the budget that ended it before its last generation; `again`: those that were given up and are
+  tried anew
 - `fixed` front, picks: chosen on the selection split, before the report split is looked at
 - `changed` key, old, new: an operational setting
 - `started` command, site, operational, by_user, resubmit: a controller began or went on; `by_user`:
@@ -264,6 +265,11 @@ class RunState:
 
     def _stage(self, event: Event, entry: Entry) -> None:
         self.stages[event["evaluation"]] = tuple(event["candidates"])
+        self.completed = False
+        for candidate in event.get("again", ()):
+            self.penalised.pop((event["evaluation"], candidate), None)
+            for attempt in self.attempts.get((event["evaluation"], candidate), ()):
+                attempt.counted = False
         self.looks += event["evaluation"] == "report"
         self.spent = event.get("spent", self.spent)
 

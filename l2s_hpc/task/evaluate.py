@@ -238,7 +238,10 @@ class Attempt:
     def _generate(self, engine: Engine, items: Sequence[Item], tell: Tell) -> list[Output]:
         protocol = self.evaluation.protocol
         answers_before, tokens_before = len(self.outputs), self.tokens
-        prompts = [build(protocol.prompt, item.question, engine.tokenizer) for item in items]
+        prompts = [
+            build(protocol.prompt, item.question, engine.tokenizer, protocol.shots)
+            for item in items
+        ]
         with self.clock.generating():
             answers = engine.generate(
                 prompts,

@@ -22,7 +22,7 @@ from typing import Any
 
 from l2s_hpc.task.node import job, node_path
 
-NEEDED = ("torch", "transformers", "mergekit", "math_verify")
+NEEDED = ("torch", "transformers", "mergekit", "sympy")
 """Packages without which no task runs."""
 
 OPTIONAL = ("vllm",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Progress:
 
 
 def seconds_left(before: Sequence[Turn], running: Turn, share: float, after: float) -> float | None:
-    """Estimate how long a task goes on; None where nothing is known yet.
+    """Estimate how long a task goes on; None where too little is known yet.
 
     A candidate that is to come takes as long as those before. The running one needs the rest of
     their tokens; if it is the first, its answers say how far it is, which is too hopeful: the
@@ -117,10 +118,8 @@ def seconds_left(before: Sequence[Turn], running: Turn, share: float, after: flo
         tokens = fmean(one.tokens for one in before)
         done = running.tokens / tokens if tokens else 0.0
         return whole * max(1.0 - done, 0.0) + whole * after
-    if share <= 0:
-        return None
-    whole = running.seconds / share
-    return whole - running.seconds + whole * after
+    left = running.seconds * (1.0 - share + after) / share if share > 0 else math.inf
+    return left if math.isfinite(left) else None
 
 
 def _in(seconds: float) -> str:

@@ -10,10 +10,12 @@ from pathlib import Path
 from l2s_hpc.task.node import TEAM_VARIABLE, job, let_go_of_logs, say
 
 MOST_RENEWALS = 3
-"""How often within one task."""
+"""How often within one task because the engine broke."""
+
+BROKEN = "the engine broke"
 
 _VARIABLE = "L2S_RENEWED"
-"""The task under way, and how often it was begun anew, as `KEY:TIMES`."""
+"""The task under way, and how often the engine broke in it, as `KEY:TIMES`."""
 
 _PARENTS_VARIABLE = "L2S_PARENTS"
 """`away` once the GPU had no room for the parents: a process that is begun anew inherits it."""
@@ -22,24 +24,30 @@ _AT_START = dict(os.environ)
 """The environment before vLLM and others have set theirs, perhaps for a disk that is full now."""
 
 
-def begin_anew(task: str) -> None:
+def begin_anew(task: str, reason: str = BROKEN) -> None:
     """Become a new worker with the same process id, arguments and claims, for the same task.
 
     Its environment is the one that this one started with, and what renewals tell each other.
     What was claimed and has a receipt is left alone by it, and what was not is its own. Returns
-    only if the task was begun anew too often.
+    only if the engine broke too often in this task.
+
+    Args:
+        task: its key.
+        reason: why, for the log; any other than `BROKEN` is no fault and is not counted.
     """
     before, _, times = os.environ.get(_VARIABLE, "").rpartition(":")
     renewals = int(times) if before == task else 0
-    if renewals >= MOST_RENEWALS:
+    if reason == BROKEN:
+        renewals += 1
+    if renewals > MOST_RENEWALS:
         say(
-            f"the engine broke {renewals + 1} times in task {task}: what is left of it is for "
-            "another attempt, perhaps on another node"
+            f"{reason} {renewals} times in task {task}: what is left of it is for another "
+            "attempt, perhaps on another node"
         )
         return
-    os.environ[_VARIABLE] = f"{task}:{renewals + 1}"
+    os.environ[_VARIABLE] = f"{task}:{renewals}"
     os.environ[TEAM_VARIABLE] = job().key
-    say(f"the engine broke: task {task} goes on in a new process")
+    say(f"{reason}: task {task} goes on in a new process")
     let_go_of_logs()
     for file in Path("/proc/self/fd").iterdir():
         # What a driver holds open would live on with its memory.

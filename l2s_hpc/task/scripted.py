@@ -41,7 +41,10 @@ class _Words:
         return list(text.encode())
 
     def apply_chat_template(self, conversation: Sequence[dict[str, str]], **options: Any) -> str:
-        return conversation[-1]["content"]
+        return "".join(turn["content"] for turn in conversation)
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {}
 
 
 class ScriptedEngine:

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -26,7 +25,7 @@ from l2s_hpc.config import ModelSource
 from l2s_hpc.errors import NO_ROOM_EXIT, L2SError
 from l2s_hpc.evaluation.grading import Grader
 from l2s_hpc.recipes.models import Model, locate
-from l2s_hpc.records import Evaluation, Failure, Protocol, Task, engine_line, otherwise
+from l2s_hpc.records import Evaluation, Failure, Protocol, Recipe, Task, engine_line, otherwise
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import read_run
@@ -34,10 +33,10 @@ from l2s_hpc.task.engines import (
     Engine,
     EngineError,
     EngineStartError,
-    MergeError,
     open_engine,
 )
 from l2s_hpc.task.evaluate import Attempt, Fenced
+from l2s_hpc.task.failures import failure_of
 from l2s_hpc.task.node import EngineLog, NoRoom, job, let_go_of_logs, say
 from l2s_hpc.task.pipeline import Background, Ended
 from l2s_hpc.task.progress import Progress
@@ -85,7 +84,7 @@ class Worker:
         self._deadline = 0.0
         self._finishing: Attempt | None = None
         self._device_free: float | None = None
-        self._engine_key: Protocol | None = None
+        self._engine_key: tuple[Protocol, str] | None = None
         self._evaluations: dict[str, Evaluation] = {}
         self._places: dict[str, str] = {}
         self._scratch = self._cache = ""
@@ -124,6 +123,7 @@ class Worker:
                     self._hurry,
                     self.writer,
                 )
+                self._check_process(evaluation.protocol, candidate.recipe)
                 if attempt.claim():
                     last = attempt
                     progress.begin(number, len(evaluation.items))
@@ -154,7 +154,7 @@ class Worker:
         try:
             self.log.turn_to(attempt.paths.engine_log)
             with attempt.clock.phase("start"):
-                engine = self._open(attempt.evaluation.protocol)
+                engine = self._open(attempt.evaluation.protocol, attempt.task.recipe)
             if refusal := self._refusal():
                 attempt.fail(refusal, engine)
                 return
@@ -180,7 +180,7 @@ class Worker:
                 attempt.written(self._seconds_left())
                 raise
             finally:
-                attempt.fail(_failure(error), self.engine)
+                attempt.fail(failure_of(error), self.engine)
             self._device_free = time.perf_counter()
             if isinstance(error, EngineStartError):
                 raise NewProcess from error
@@ -217,7 +217,7 @@ class Worker:
             try:
                 attempt.finish(self.grader)
             except Exception as error:
-                attempt.fail(_failure(error))
+                attempt.fail(failure_of(error))
         except BaseException as error:  # Fenced, no room for a receipt, or a fault of ours
             self.background.fail(error)
         self._finishing = None
@@ -240,14 +240,24 @@ class Worker:
             self._deadline = time.monotonic() + _LAST_SECONDS
         return max(self._deadline - time.monotonic(), 0.0)
 
-    def _open(self, protocol: Protocol) -> Engine:
-        if self.engine is None or self._engine_key != protocol:
+    def _open(self, protocol: Protocol, recipe: Recipe) -> Engine:
+        alone = protocol.alone(recipe)
+        if self.engine is None or self._engine_key != (protocol, alone):
             self._discard_engine()
+            models = self._models([alone] if alone else self.info.models)
+            own = {"tokenizer": alone, "stop_ids": self.info.stop_ids[alone]} if alone else {}
             vllm = protocol.engine == "vllm"
             cache = cache_folder(self._scratch, self._cache) if vllm else ""
-            self.engine = open_engine(protocol, self._models(), cache)
-            self._engine_key = protocol
+            self.engine = open_engine(protocol.model_copy(update=own), models, cache)
+            self._engine_key = (protocol, alone)
         return self.engine
+
+    def _check_process(self, protocol: Protocol, recipe: Recipe) -> None:
+        """Begin anew before the next model, where an engine gives its device back only so."""
+        wanted = (protocol, protocol.alone(recipe))
+        if self.engine is not None and self._engine_key != wanted and self.engine.needs_new_process:
+            self.background.wait()
+            raise NewProcess("the next model needs an engine of its own")
 
     def _give_up_engine(self) -> None:
         """Let the next candidate have a fresh engine."""
@@ -260,11 +270,11 @@ class Worker:
         if engine is not None:
             engine.close()
 
-    def _models(self) -> dict[str, Model]:
-        """Return the input models as this node sees them, checked to be the run's."""
+    def _models(self, names: Iterable[str]) -> dict[str, Model]:
+        """Return input models as this node sees them, checked to be the run's."""
         models = {
-            name: locate(name, ModelSource(**source), self._places)
-            for name, source in self.info.models.items()
+            name: locate(name, ModelSource(**self.info.models[name]), self._places)
+            for name in names
         }
         for name, model in models.items():
             if model.identity != self.info.identities[name]:
@@ -319,9 +329,9 @@ def _work(worker: Worker, keys: Iterable[str]) -> int:
     except NoRoom as error:
         say(f"no room for a receipt: {error}")
         return NO_ROOM_EXIT
-    except NewProcess:
+    except NewProcess as error:
         worker.grader.close()
-        begin_anew(task)
+        begin_anew(task, *error.args)
         return 1
     finally:
         worker.close()
@@ -366,26 +376,6 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, NoRoom):
-        # Nobody's fault: the candidate comes again when there is room. Another disk that is full,
-        # the node's own, is an error like any other.
-        return Failure(kind="interrupted", message=f"no room: {error}")
-    trace = "" if isinstance(error, L2SError) else traceback.format_exc()[-4000:]
-    return Failure(kind=_kind(error), message=f"{type(error).__name__}: {error}", trace=trace)
-
-
-def _kind(error: Exception) -> Literal["merge", "engine", "write", "other"]:
-    match error:
-        case MergeError():
-            return "merge"
-        case EngineError():
-            return "engine"
-        case OSError():
-            return "write"
-    return "other"
 
 
 if __name__ == "__main__":

@@ -42,12 +42,12 @@ def test_a_site_that_cannot_generate(tmp_path: Path) -> None:
 SCRIPTED = 'name = "s"\nexecutor = "local"\nengine = "scripted"\nsetup = ["echo hello"]\n'
 SHORT_OF_MEMORY = """
 import resource
-if resource.getrlimit(resource.RLIMIT_AS)[0] == 2 * 1024**3:
+if resource.getrlimit(resource.RLIMIT_AS)[0] == 1024**3:
     raise MemoryError("no room for sympy")
 """
 
 
-def other_math_verify(
+def other_sympy(
     folder: Path, file: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[int, dict[str, dict[str, str]]]:
     """Ask about a node that finds this file before the real package."""
@@ -62,19 +62,19 @@ def other_math_verify(
 def test_a_grader_that_works_in_no_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, rows = other_math_verify(tmp_path, "math_verify.py", SHORT_OF_MEMORY, monkeypatch)
+    code, rows = other_sympy(tmp_path, "sympy.py", SHORT_OF_MEMORY, monkeypatch)
     row = rows["self-test grader"]
     assert code == 3 and rows["node packages"]["result"] == "ok" and row["result"] == "failure"
     assert "cannot be imported: MemoryError: no room for sympy" in row["found"] and row["remedy"]
 
 
 def test_another_version_of_the_grader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = "math_verify-0.0.1.dist-info/METADATA"
-    text = "Name: math-verify\nVersion: 0.0.1\n"
-    code, rows = other_math_verify(tmp_path, file, text, monkeypatch)
+    file = "sympy-0.0.1.dist-info/METADATA"
+    text = "Name: sympy\nVersion: 0.0.1\n"
+    code, rows = other_sympy(tmp_path, file, text, monkeypatch)
     assert code == 3 and rows["grader"]["result"] == "failure"
-    assert rows["grader"]["found"].startswith("math-verify 0.0.1; verdicts need 0.9.0")
-    assert "pip install math-verify==0.9.0" in rows["grader"]["remedy"]
+    assert rows["grader"]["found"].startswith("sympy 0.0.1; verdicts need 1.14.0")
+    assert "pip install sympy==1.14.0" in rows["grader"]["remedy"]
     assert rows["self-test"]["found"] == "not run: see the failures above"
 
 

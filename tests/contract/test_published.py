@@ -94,7 +94,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> SiteConfig:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_plan(name: str, site: SiteConfig, tmp_path: Path) -> None:
-    resolved = resolve(load_job(find_job(name)), site)
+    names = list(site.benchmarks)
+    resolved = resolve(load_job(find_job(name), [f"other_snapshots={names}"]), site)
     found = plan(resolved, RunPaths(tmp_path))
     frozen = [gene["gene"] for gene in found["genes"] if gene["frozen"] is not None]
     # The published TIES search: with one task vector and `normalize` the weight does nothing.
@@ -124,8 +125,13 @@ def test_a_model_from_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = fetch(config, offline=True)
     assert found["models"]["slow"]["revision"] == revision
     assert len(found["models"]["slow"]["files"]["model.safetensors"]) == 64
-    assert found["benchmarks"]["gsm8k"]["rows"] == 40
-    resolved = resolve(config, SiteConfig(name="here", executor="local"), frozen={})
+    fetched = found["benchmarks"]["gsm8k"]
+    assert (fetched["rows"], fetched["unknown"], fetched["missing"]) == (40, 40, 1319)
+    assert fetched["revision"] == revision
+    site = SiteConfig(name="here", executor="local")
+    with pytest.raises(UserError, match="1319 of 1319 are missing, 40 are unknown"):
+        resolve(config, site, frozen={})
+    resolved = resolve(config.model_copy(update={"other_snapshots": ("gsm8k",)}), site, frozen={})
     golds = {item.gold for item in resolved.evaluations["search"].items}
     assert golds <= {str(n) for n in range(40)}
     assert resolved.models["slow"].folder.name == revision

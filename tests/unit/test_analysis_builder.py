@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,19 @@ ANSWERS = {
     "beaten": ("11110000 0011", 80),
     "rubbish": ("11000000 0000", 5),
 }
+Rows = list[dict[str, Any]]
 GENERATIONS = (("good", "short", "beaten"), ("broken", "rubbish", "good"))
 
 
 class SmallRun:
-    """Writes the run; each method adds what a controller and its nodes would leave."""
+    """Writes the run; each method adds what a controller and its nodes would leave.
 
-    def __init__(self, folder: Path) -> None:
+    `change` may make other rows of those of each score table.
+    """
+
+    def __init__(self, folder: Path, change: Callable[[Rows], Rows] = list) -> None:
         self.paths = RunPaths(folder)
+        self._change = change
         info = RunInfo(
             id="small-00000000",
             name="small",
@@ -113,10 +118,12 @@ class SmallRun:
         self.intend(evaluation, candidate)
         where = (evaluation, 0, candidate)
         attempt = self.paths.attempt(*where, 1)
-        sha256 = write_table(attempt.scores, _rows(evaluation, name, extra_tokens), SCORES)
+        rows = self._change(_rows(evaluation, name, extra_tokens))
+        sha256 = write_table(attempt.scores, rows, SCORES)
         content = content_sha256(read_table(attempt.scores))
         receipt = _receipt(evaluation, candidate, file_sha256=sha256, content_sha256=content)
-        write_json(attempt.receipt, receipt.model_dump(mode="json"))
+        told = receipt.model_dump(mode="json") | {"rows": len(rows)}
+        write_json(attempt.receipt, told)
         link_durably(attempt.scores, self.paths.scores(*where))
         link_durably(attempt.receipt, self.paths.receipt(*where))
         self.append(
@@ -127,7 +134,7 @@ class SmallRun:
                 "candidate": candidate,
                 "attempt": 1,
                 "content_sha256": content,
-                "rows": len(ITEMS),
+                "rows": len(rows),
             }
         )
 
@@ -209,9 +216,9 @@ class SmallRun:
         return self.paths.scores(evaluation, 0, IDS[name])
 
 
-def complete(folder: Path) -> SmallRun:
+def complete(folder: Path, change: Callable[[Rows], Rows] = list) -> SmallRun:
     """Make a run that is complete."""
-    run = SmallRun(folder)
+    run = SmallRun(folder, change)
     run.search()
     run.choose()
     run.report()
@@ -236,7 +243,18 @@ def test_the_small_run_is_a_run(tmp_path: Path) -> None:
         run.paths.run_json.open("x")
 
 
-def _rows(evaluation: str, name: str, extra_tokens: int) -> list[dict[str, Any]]:
+def doubtful(rows: Rows) -> Rows:
+    """Make b2 and b3 ungradable; no wrong a6 has an answer, and no wrong a7 a decision."""
+    wrong = {"a6": "no_answer", "a7": "timeout"}
+    return [
+        row
+        | {"gradable": row["item"] not in ("b2", "b3")}
+        | {"grade_status": "ok" if row["correct"] else wrong.get(row["item"], "ok")}
+        for row in rows
+    ]
+
+
+def _rows(evaluation: str, name: str, extra_tokens: int) -> Rows:
     verdicts, tokens = ANSWERS[name]
     return [
         {

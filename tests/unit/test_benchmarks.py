@@ -1,8 +1,11 @@
-"""Benchmarks: disjoint splits, gold answers, and files that people really have."""
+"""Benchmarks: gold answers, files that people really have, and the manifests of published ones."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import random
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,185 +14,41 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from l2s_hpc.config import SearchConfig, validate
 from l2s_hpc.errors import UserError
-from l2s_hpc.evaluation.benchmarks import (
-    GOLD_RULES,
-    SPLITS,
-    load,
-    question_hash,
-    source,
-    sources,
-    splits,
-)
-from l2s_hpc.records import Item
-
-ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "benchmarks"
-COUNTS = {
-    "gsm8k": 1319,
-    "aime24": 30,
-    "math": 5000,
-    "math500": 500,
-    "minerva_math": 272,
-    "olympiadbench": 675,
-    "college_math": 2818,
-}
+from l2s_hpc.evaluation.benchmarks import Problem, load, question_hash, read, source, sources
+from l2s_hpc.evaluation.golds import GOLD_RULES
+from l2s_hpc.evaluation.splits import splits
+from tests.benchmark_files import COUNTS, ROOT, SHARED, job, numbered, shared_files, write
 
 
-def job(*benchmarks: str, **changes: Any) -> SearchConfig:
-    """A job on these benchmarks; changes are its `seed`, or settings of splits by their names."""
-    shares = {name: changes[name] for name in changes if name != "seed"}
-    data: dict[str, Any] = {
-        "name": "small",
-        "seed": changes.get("seed", 0),
-        "benchmarks": benchmarks,
-        "parents": {"slow": "x", "fast": "y"},
-        "merge": {"method": "linear"},
-        "genes": [{"parameter": "weight", "low": 0, "high": 1}],
-    }
-    return validate(SearchConfig, data | ({"splits": shares} if shares else {}))
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8")
-    return str(path)
-
-
-def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
-    return [{"question": f"What is {n}?", "answer": str(n)} for n in range(start, start + count)]
-
-
-def owners(divided: dict[str, tuple[Item, ...]]) -> dict[str, set[str]]:
-    """The splits in which each question stands."""
-    found: dict[str, set[str]] = {}
-    for split, items in divided.items():
-        for item in items:
-            found.setdefault(item.question_hash, set()).add(split)
-    return found
-
-
-words = st.text(st.sampled_from("abAB \t"), min_size=1, max_size=3)
-
-
-@settings(max_examples=40)
-@given(
-    st.lists(st.tuples(words, st.integers(0, 3)), min_size=30, max_size=60),
-    st.lists(st.tuples(words, st.integers(0, 3)), min_size=30, max_size=60),
-    st.integers(0, 5),
-)
-def test_no_question_stands_in_two_splits(
-    tmp_path_factory: pytest.TempPathFactory,
-    one: list[tuple[str, int]],
-    two: list[tuple[str, int]],
-    seed: int,
-) -> None:
-    """Neither within a benchmark that repeats questions nor across two that share some."""
-    folder = tmp_path_factory.getbasetemp()
-    rows = [[{"question": q, "answer": str(a)} for q, a in pairs] for pairs in (one, two)]
-    files = {name: write(folder / name, r) for name, r in zip(("math", "gsm8k"), rows, strict=True)}
-    try:
-        divided = splits(job("math", "gsm8k", seed=seed), files)
-    except UserError as error:
-        assert "is empty" in str(error)
-        return
-    assert all(len(found) == 1 for found in owners(divided).values())
-    assert sum(len(items) for items in divided.values()) == len(one) + len(two)
-    keys = [(i.benchmark, i.item) for items in divided.values() for i in items]
-    assert len(set(keys)) == len(keys)
-
-
-def test_splits_are_drawn_by_the_seed_and_not_by_the_order_of_rows(tmp_path: Path) -> None:
-    rows = numbered(200)
-    files = {"math": write(tmp_path / "a.jsonl", rows)}
-    backwards = {"math": write(tmp_path / "b.jsonl", rows[::-1])}
-    assert splits(job("math"), files) == splits(job("math"), backwards)
-    assert splits(job("math"), files) != splits(job("math", seed=1), files)
-
-
-def test_a_question_keeps_its_split_whatever_stands_beside_it(tmp_path: Path) -> None:
-    few = {"math": write(tmp_path / "a.jsonl", numbered(100))}
-    more = few | {"gsm8k": write(tmp_path / "b.jsonl", numbered(150))}
-    before = owners(splits(job("math"), few))
-    after = owners(splits(job("gsm8k", "math"), more))
-    assert before.items() <= after.items() and len(after) == 150
-
-
-def test_shares_and_most_items_are_kept(tmp_path: Path) -> None:
-    files = {"math": write(tmp_path / "a.jsonl", numbered(1000) + numbered(1000))}
-    halves = {"search": {"share": 0.5}, "report": {"share": 0.3}}
-    config = job("math", **halves, selection={"share": 0.2, "max_items": 7})
-    divided = splits(config, files)
-    assert 900 < len(divided["search"]) < 1100
-    assert len(divided["selection"]) == 14, "seven questions, two rows each"
-    whole = splits(job("math", **halves, selection={"share": 0.2}), files)
-    assert divided["selection"] == whole["selection"][:14]
-    config = job("math", **{split: {"share": 0.1} for split in SPLITS})
-    assert 450 < sum(map(len, splits(config, files).values())) < 750
-
-
-def test_an_empty_split_is_refused(tmp_path: Path) -> None:
-    files = {"math": write(tmp_path / "a.jsonl", numbered(20))}
-    with pytest.raises(UserError) as error:
-        splits(job("math", selection={"share": 0}), files)
-    assert str(error.value) == (
-        "the split 'selection' is empty\n  Hint: raise splits.selection.share in the job"
-    )
-
-
-def test_own_splits_count_and_foreign_ones_do_not(tmp_path: Path) -> None:
-    rows = numbered(60)
-    for number, row in enumerate(rows):
-        row["split"] = SPLITS[number % 3]
-    files = {"math": write(tmp_path / "a.jsonl", rows)}
-    nothing = {split: {"share": 0} for split in SPLITS}
-    own = splits(job("math", **nothing), files)
-    assert {name: len(items) for name, items in own.items()} == dict.fromkeys(SPLITS, 20)
-    for row in rows:
-        assert owners(own)[question_hash(row["question"])] == {row["split"]}
-    # The hub's own words (train, test) say nothing of our splits: all is drawn.
-    foreign = {"math": write(tmp_path / "b.jsonl", [{**row, "split": "test"} for row in rows])}
-    drawn = splits(job("math", report={"share": 0.5}), foreign)
-    assert sum(len(items) for items in drawn.values()) == 60
-
-
-def test_a_misspelt_split_is_refused(tmp_path: Path) -> None:
-    rows = [{**row, "split": "search"} for row in numbered(9)]
-    files = {"math": write(tmp_path / "a.jsonl", [*rows, {**rows[0], "split": "serach"}])}
-    with pytest.raises(UserError, match="benchmark 'math': unknown split 'serach'") as error:
-        splits(job("math"), files)
-    assert "did you mean 'search'?" in str(error.value)
-
-
-def test_own_splits_that_overlap_are_refused_with_both_places(tmp_path: Path) -> None:
-    rows = numbered(30)
-    for number, row in enumerate(rows):
-        row["split"] = SPLITS[number % 3]
-    copy = {"question": "what  IS 3?", "answer": "3", "split": "report"}
-    files = {
-        "math": write(tmp_path / "a.jsonl", [*rows, copy]),
-        "gsm8k": write(tmp_path / "b.jsonl", rows),
-        "aime24": write(tmp_path / "c.jsonl", [copy]),
-    }
-    with pytest.raises(UserError, match=r"math/report stands in math/search too: 'what  IS 3\?'"):
-        splits(job("math"), files)
-    with pytest.raises(UserError, match=r"aime24/report stands in gsm8k/search too") as error:
-        splits(job("gsm8k", "aime24"), files)
-    assert "Hint: mend the 'split' fields of the benchmark's file" in str(error.value)
+def mine(path: Path, rows: list[dict[str, Any]]) -> tuple[Problem, ...]:
+    files = {"mine": write(path / "mine.jsonl", rows)}
+    return load(source("mine", files), files)
 
 
 def test_repeated_rows_are_numbered(tmp_path: Path) -> None:
     row, other = {"question": "q", "answer": "1"}, {"question": "q", "answer": "2"}
-    files = {"math": write(tmp_path / "a.jsonl", [row, other, row, row, *numbered(30)])}
-    items = [i for found in splits(job("math"), files).values() for i in found]
+    items = [p.item for p in mine(tmp_path, [row, other, row, row, *numbered(30)])]
     repeated = sorted((i.gold, i.item) for i in items if i.question == "q")
     base, another = repeated[0][1], repeated[3][1]
     assert repeated == [("1", base), ("1", f"{base}-2"), ("1", f"{base}-3"), ("2", another)]
     assert len({i.question_hash for i in items if i.question == "q"}) == 1 and base != another
+
+
+def test_golds_that_no_rule_can_judge_are_marked(tmp_path: Path) -> None:
+    rows = [
+        {"question": "q", "answer": "1"},
+        {"question": "Q  (Yes or No)", "answer": "2"},
+        {"question": "r", "answer": "a b"},
+        {"question": "r", "answer": "ab"},
+        {"question": "s", "answer": "because it is so", "prose": True},
+    ]
+    items = [p.item for p in mine(tmp_path, rows)]
+    assert [i.ungradable for i in items] == ["conflict", "conflict", "", "", "prose"]
+    assert [i.gradable for i in items] == [False, False, True, True, False]
 
 
 @given(st.text(max_size=20))
@@ -204,15 +63,33 @@ def test_case_and_white_space_do_not_make_another_question(question: str) -> Non
 def test_an_unknown_benchmark_names_the_nearest() -> None:
     with pytest.raises(UserError) as error:
         source("gms8k")
-    assert str(error.value) == "unknown benchmark 'gms8k'\n  Hint: did you mean 'gsm8k'?"
+    assert str(error.value).startswith(
+        "unknown benchmark 'gms8k'\n  Hint: did you mean 'gsm8k'? (a file of your own gets a name"
+    )
     with pytest.raises(UserError, match="unknown benchmark 'math5'"):
         splits(job("math5"), {})
+
+
+def test_a_file_of_ones_own_is_a_benchmark(tmp_path: Path) -> None:
+    row = {"problem": " p ", "answer": "$3$", "subject": "logic"}
+    (found,) = mine(tmp_path, [row])
+    assert (found.item.benchmark, found.item.question, found.item.gold) == ("mine", "p", "3")
+    assert found.item.level == "logic"
+    with pytest.raises(UserError, match="did you mean 'mine'"):
+        source("mine1", {"mine": "somewhere"})
+
+
+@pytest.mark.parametrize("name", ["a b", "a.b", "a/b", "macro", "all"])
+def test_a_name_must_fit_into_the_name_of_a_measure(name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' cannot be the name of a benchmark"):
+        source(name, {name: "somewhere"})
 
 
 def test_every_benchmark_has_a_licence_and_a_gold_rule() -> None:
     for name, entry in sources().items():
         assert entry.name == name and entry.licence and entry.gold in GOLD_RULES
         assert bool(entry.path) != bool(entry.dataset)
+        assert entry.revision == "", "only `l2s fetch` has seen one"
 
 
 @pytest.mark.parametrize(
@@ -221,11 +98,19 @@ def test_every_benchmark_has_a_licence_and_a_gold_rule() -> None:
         ("plain", "$\\frac{1}{2}$", "\\frac{1}{2}"),
         ("plain", " 12 ", "12"),
         ("plain", 12, "12"),
+        ("plain", "$69$,$84$", "$69$,$84$"),
+        ("plain", "$4 \\frac{4}{9}$ days", "$4 \\frac{4}{9}$ days"),
+        ("plain", "\\$ 3040", "\\$ 3040"),
+        ("plain", "$", "$"),
         ("hashes", "She has 2+2=4.\n#### 4", "4"),
         ("hashes", "a #### 3 #### 1,000 ", "1,000"),
         ("hashes", "18", "18"),
         ("boxed", "So \\boxed{1} and thus \\boxed{\\frac{\\sqrt{3}}{2}}.", "\\frac{\\sqrt{3}}{2}"),
+        ("boxed", "\\boxed{2} and \\boxed{3}", "3"),
         ("boxed", "\\boxed{\\text{(A)}}", "\\text{(A)}"),
+        ("boxed", "a set \\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
+        ("boxed", "\\boxed 7$ as \\fbox{} says", "7"),
+        ("boxed", "the boxed part", "the boxed part"),
         ("boxed", "17", "17"),
         ("first", ["$2$", "$3$"], "2"),
         ("first", "$2$", "2"),
@@ -239,39 +124,52 @@ def test_gold_rules(rule: str, answer: Any, gold: str) -> None:
 
 
 def test_local_files_may_have_plain_names_or_the_hubs(tmp_path: Path) -> None:
-    hub: dict[str, Any] = {"problem": "p", "solution": "Thus \\boxed{3}.", "level": "Level 5"}
+    hub: dict[str, Any] = {"problem": "p\n", "solution": "Thus \\boxed{3}.", "level": "Level 5"}
     plain: dict[str, Any] = {"question": "p", "answer": "3", "level": 5}
-    for number, (row, level) in enumerate(((hub, "Level 5"), (plain, "5"))):
-        (found,) = load(source("math"), {"math": write(tmp_path / f"{number}.jsonl", [row])})
-        assert (found.question, found.gold, found.level, found.split) == ("p", "3", level, None)
+    both: dict[str, Any] = {**hub, "answer": "another"}
+    for number, (row, level) in enumerate(((hub, "Level 5"), (plain, "5"), (both, "Level 5"))):
+        files = {"math": write(tmp_path / f"{number}.jsonl", [row])}
+        (found,) = load(source("math"), files, other_snapshot=True)
+        item = found.item
+        assert (item.question, item.gold, item.level, found.split) == ("p", "3", level, None)
+
+
+def test_the_kind_of_answer_is_appended_as_upstream_does() -> None:
+    """Qwen2.5-Math asks `… (Yes or No)`: rows of the hub give the items of its files."""
+    entry = source("college_math")
+    for gold, kind in (("Yes", "Yes or No"), ("no", "Yes or No"), ("False", "True or False")):
+        (bare,) = read(entry, [{"problem": "Is it?", "answer": gold}], "")
+        (done,) = read(entry, [{"question": f"Is it? ({kind})", "answer": gold}], "")
+        assert bare.item == done.item and bare.item.question == f"Is it? ({kind})"
+    (own,) = read(source("mine", {"mine": ""}), [{"question": "Is it?", "answer": "yes"}], "")
+    assert own.item.question == "Is it?"
 
 
 def test_parquet_and_json_lines_say_the_same(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
-        {"question": "p é", "final_answer": ["$1$", "2"], "subfield": "Algebra"},
-        {"question": "q", "final_answer": ["7"], "subfield": None},
+        {"question": "p é", "final_answer": ["$1$", "2"], "subject": "Algebra"},
+        {"question": "q", "final_answer": ["7"], "subject": None},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     entry = source("olympiadbench")
-    of_parquet = load(entry, {entry.name: str(tmp_path / "a.parquet")})
-    assert of_parquet == load(entry, {entry.name: write(tmp_path / "a.jsonl", rows)})
-    assert [(p.gold, p.level) for p in of_parquet] == [("1", "Algebra"), ("7", None)]
+    of_parquet = load(entry, {entry.name: str(tmp_path / "a.parquet")}, True)
+    assert of_parquet == load(entry, {entry.name: write(tmp_path / "a.jsonl", rows)}, True)
+    assert [(p.item.gold, p.item.level) for p in of_parquet] == [("1", "Algebra"), ("7", None)]
 
 
 def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
     rows = [{"question": f"a{mark}b", "answer": "1"} for mark in "\u2028\u2029\x85\x0b\x0c\x1c"]
-    path = tmp_path / "a.jsonl"
-    write(path, rows)
+    files = {"mine": write(tmp_path / "a.jsonl", rows)}
+    path = Path(files["mine"])
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n\r\n"))
-    assert [p.question for p in load(source("gsm8k"), {"gsm8k": str(path)})] == [
-        row["question"] for row in rows
-    ]
+    found = [p.item.question for p in load(source("mine", files), files)]
+    assert found == [row["question"] for row in rows]
 
 
 def test_a_home_folder_may_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "a.jsonl", numbered(3))
-    assert len(load(source("gsm8k"), {"gsm8k": "~/a.jsonl"})) == 3
+    assert len(load(source("mine", {"mine": ""}), {"mine": "~/a.jsonl"})) == 3
 
 
 @pytest.mark.parametrize(
@@ -283,9 +181,10 @@ def test_a_home_folder_may_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("a.jsonl", b"", "benchmark 'gsm8k' has no problems"),
         ("a.jsonl", b'{"answer": "1"}', "a row has no 'question' or 'answer'"),
         ("a.jsonl", b'{"question": "q", "answer": ""}', "a row has no 'question' or 'answer'"),
+        ("a.jsonl", b'{"question": " ", "answer": "1"}', "a row has no 'question' or 'answer'"),
         ("a.jsonl", b'{"question": 3, "answer": "1"}', "a row has no 'question' or 'answer'"),
         ("a.parquet", b"PAR1 not", "not JSON Lines or Parquet"),
-        ("a.jsonl", None, "benchmark file not found"),
+        ("a.jsonl", None, "file not found"),
     ],
 )
 def test_a_file_that_is_no_benchmark_is_said_with_its_place(
@@ -299,49 +198,101 @@ def test_a_file_that_is_no_benchmark_is_said_with_its_place(
     assert str(path) in str(error.value)
 
 
-def test_the_toy_family_brings_its_splits() -> None:
-    names = [name for name in sources() if name.startswith("toy_")]
-    divided = splits(job(*names, **{split: {"share": 0} for split in SPLITS}), {})
-    wanted: Counter[tuple[str, str]] = Counter()
-    for name in names:
-        for line in (ROOT / "data" / sources()[name].path).read_text(encoding="utf-8").split("\n"):
-            wanted.update([(json.loads(line)["split"], name)] if line else [])
-    found = Counter((s, item.benchmark) for s, items in divided.items() for item in items)
-    assert found == wanted and len(found) == len(names) * len(SPLITS)
+def test_other_problems_than_the_published_ones_are_refused(tmp_path: Path) -> None:
+    files = {"gsm8k": write(tmp_path / "a.jsonl", numbered(3))}
+    with pytest.raises(UserError) as error:
+        splits(job("gsm8k"), files)
+    assert str(error.value) == (
+        "benchmark 'gsm8k' has other problems than the published ones: 1319 of 1319 are missing, 3 "
+        f"are unknown (the first: 'What is 0?')\n  in {files['gsm8k']}\n  Hint: if another "
+        "snapshot is meant, write other_snapshots = ['gsm8k'] in the job; problems of your own get "
+        "a name of their own in the site's [benchmarks]"
+    )
+    with pytest.raises(UserError, match="no benchmarks of this job: math"):
+        job("gsm8k", other_snapshots=["math"])
+    rows = {"gsm8k": write(tmp_path / "b.jsonl", numbered(90))}
+    divided = splits(job("gsm8k", other_snapshots=["gsm8k"]), rows)
+    assert sum(map(len, divided.values())) == 90
 
 
-# The published benchmarks, where they are
+# The manifests
 
 
-@pytest.fixture
-def published() -> dict[str, str]:
-    files = {name: str(SHARED / f"{name}.jsonl") for name in COUNTS}
-    missing = [name for name, file in files.items() if not Path(file).exists()]
-    if missing:
-        pytest.skip(f"no files of published benchmarks in {SHARED}: {', '.join(missing)}")
-    return files
+def test_manifests_hold_what_they_say_and_no_text() -> None:
+    size = 0
+    for name, count in COUNTS.items():
+        entry = source(name)
+        assert entry.count == len(entry.items) == count
+        assert all(re.fullmatch(r"[0-9a-f]{16}(-\d)?", item) for item in entry.items)
+        assert all(len(known.level or "") < 60 for known in entry.items.values())
+        size += (ROOT / "data" / "benchmarks" / f"{name}.items").stat().st_size
+    assert size < 400_000
+    assert source("math500").items.keys() < source("math").items.keys(), "the same ids"
+    marks = Counter(k.ungradable for k in source("college_math").items.values())
+    assert marks == {"": 2379, "prose": 439}
+    assert {k.level for k in source("math").items.values()} == set("12345")
+
+
+def test_manifests_are_made_from_the_published_files(tmp_path: Path) -> None:
+    """Whatever the order of their rows."""
+    shared_files()
+    script = ROOT / "data" / "make_manifests.py"
+    spec = importlib.util.spec_from_file_location("make_manifests", script)
+    assert spec is not None and spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    for name in COUNTS:
+        rows = (SHARED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        random.Random(1).shuffle(rows)
+        (tmp_path / name).write_text("".join(rows), encoding="utf-8")
+        made = "".join(maker.lines(source(name), tmp_path / name))
+        assert made == (script.parent / "benchmarks" / f"{name}.items").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_published_benchmarks_load_with_their_counts(name: str, published: dict[str, str]) -> None:
-    problems = load(source(name), published)
+def test_published_benchmarks_are_known(name: str) -> None:
+    problems = load(source(name), shared_files())
     assert len(problems) == COUNTS[name]
-    assert all(problem.question.strip() and problem.gold.strip() for problem in problems)
+    assert all(p.item.question.strip() and p.item.gold.strip() for p in problems)
+    golds: dict[str, set[str]] = {}
+    for problem in problems:
+        golds.setdefault(problem.item.question_hash, set()).add(problem.item.gold)
+    several = {question for question, found in golds.items() if len(found) > 1}
+    assert len(several) == {"college_math": 21}.get(name, 0)
+    doubtful = {p.item.question_hash for p in problems if not p.item.gradable}
+    assert several <= doubtful
 
 
-def test_published_benchmarks_are_divided_without_a_leak(published: dict[str, str]) -> None:
-    divided = splits(job(*COUNTS), published)
-    assert sum(map(len, divided.values())) == sum(COUNTS.values())
-    assert all(len(found) == 1 for found in owners(divided).values())
-    items = [item for found in divided.values() for item in found]
-    of = {name: {item.question_hash for item in items if item.benchmark == name} for name in COUNTS}
-    assert of["math500"] < of["math"], "MATH-500 lies inside MATH, and so in the same splits"
-    repeated = [i for i in items if i.benchmark == "college_math" and "-" in i.item]
-    assert repeated, "college_math repeats whole rows"
+def test_one_changed_problem_is_noticed(tmp_path: Path) -> None:
+    shared_files()
+    rows = (SHARED / "aime24.jsonl").read_text(encoding="utf-8").replace('"204"', '"205"')
+    (tmp_path / "a.jsonl").write_text(rows, encoding="utf-8")
+    with pytest.raises(UserError, match="1 of 30 are missing, 1 are unknown"):
+        load(source("aime24"), {"aime24": str(tmp_path / "a.jsonl")})
+    few = (SHARED / "aime24.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+    (tmp_path / "a.jsonl").write_text("".join(few), encoding="utf-8")
+    with pytest.raises(UserError, match="1 of 30 are missing, 0 are unknown"):
+        load(source("aime24"), {"aime24": str(tmp_path / "a.jsonl")})
 
 
-def test_a_copy_of_a_published_file_gives_the_same_items(
-    published: dict[str, str], tmp_path: Path
-) -> None:
+def test_rows_as_the_hub_has_them_give_the_published_items(tmp_path: Path) -> None:
+    """Recorded outputs hold the solutions of MATH-500 and AIME 2024: the hub's columns."""
+    outputs = SHARED.parent / "upstream" / "sweep-1.5B"
+    for name, answer in (("math500", "solution"), ("aime24", "answer")):
+        files = sorted((outputs / name).rglob("*.jsonl"))
+        if not files:
+            pytest.skip(f"no recorded outputs in {outputs}")
+        lines = files[0].read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        hub = [
+            {"problem": row["question"], answer: row[answer], "level": "Level 9"} for row in rows
+        ]
+        found = {name: write(tmp_path / f"{name}.jsonl", hub)}
+        local = load(source(name), shared_files())
+        assert [p.item for p in load(source(name), found)] == [p.item for p in local]
+
+
+def test_a_copy_of_a_published_file_gives_the_same_items(tmp_path: Path) -> None:
+    published = shared_files()
     copy = {"aime24": str(shutil.copy(published["aime24"], tmp_path / "a.jsonl"))}
     assert splits(job("aime24"), copy) == splits(job("aime24"), published)

@@ -23,7 +23,7 @@ LOCKS = ROOT / "hpc" / "locks"
 DEFINITION = (CONTAINERS / "l2s.def").read_text(encoding="utf-8")
 DOCKERFILE = (CONTAINERS / "Dockerfile").read_text(encoding="utf-8")
 COPIED = {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "l2s_hpc", "jobs", "hpc", "data"}
-PAIRS = {"torch": "2.13.0", "mergekit": "0.1.5", "math-verify": "0.9.0"}
+PAIRS = {"torch": "2.13.0", "mergekit": "0.1.5", "sympy": "1.14.0"}
 
 
 def sections(text: str) -> dict[str, list[str]]:

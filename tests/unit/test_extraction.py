@@ -29,9 +29,9 @@ from l2s_hpc.evaluation.extraction import TAIL, Extraction, extract
         (r"\boxed{}", ""),
         (r"\boxed{5} and later \boxed{12", "5"),
         (r"\boxed{12", None),
-        (r"\unboxed{12}", None),
-        (r"the word boxed {12}", None),
-        ("The answer is 12.", None),
+        (r"So the result is \boxed 7", "7"),
+        (r"$\boxed -12.5$.", "-12.5"),
+        (r"\framebox{9}", "9"),
         ("", None),
     ],
 )
@@ -50,6 +50,9 @@ def test_the_last_complete_box_is_the_answer(text: str, answer: str | None) -> N
         (r"\boxed{0} then \boxed{1}, \boxed{2}", "1, 2"),
         (r"\boxed{10} and then \boxed{42}", "42"),
         (r"\boxed{1} \boxed{2}", "2"),
+        (r"$y_1 = \boxed{x}$ and $y_2 = \boxed{2x}$", "x, 2x"),
+        (r"\boxed{3} or \boxed{5}", "3, 5"),
+        (r"\boxed{1}, we see that, and so \boxed{2}", "2"),
         (r"\boxed{1} \land \boxed{2}", "2"),
     ],
 )
@@ -58,19 +61,74 @@ def test_joined_boxes_are_a_list(text: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "answer", "rule"),
     [
-        (r"<think>\boxed{1}</think> \boxed{2}", Extraction("2", "boxed")),
-        (r"\boxed{1}</think> \boxed{2}", Extraction("2", "boxed")),
-        (r"<think>\boxed{1}</think> no box", Extraction(None, "none")),
-        (r"a</think> \boxed{1} </think> \boxed{2}", Extraction("2", "boxed")),
-        (r"a</think> \boxed{1} </think> no box", Extraction(None, "none")),
-        (r"<think> so \boxed{1}", Extraction(None, "thinking")),
-        (r"<think>a</think> \boxed{1} <think> but", Extraction(None, "thinking")),
+        (r"<think>\boxed{1}</think> \boxed{2}", "2", "boxed"),
+        (r"\boxed{1}</think> \boxed{2}", "2", "boxed"),
+        (r"<think>\boxed{1}</think> no box", None, "none"),
+        (r"a</think> \boxed{1} </think> \boxed{2}", "2", "boxed"),
+        (r"a</think> \boxed{1} </think> no box", None, "none"),
+        (r"<think> so \boxed{1}", None, "thinking"),
+        (r"<think>a</think> \boxed{1} <think> but", None, "thinking"),
+        (r"12, no: 13.</think> The answer is 13.", "13", "answer"),
     ],
 )
-def test_thinking_does_not_count(text: str, expected: Extraction) -> None:
-    assert extract(text, "stop") == expected
+def test_thinking_does_not_count(text: str, answer: str | None, rule: str) -> None:
+    found = extract(text, "stop")
+    assert (found.answer, found.rule) == (answer, rule)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "rule"),
+    [
+        (r"\boxed{255} so. Final Answer: The final answer is $10,455$.", "$10,455$", "final"),
+        (r"The final answer is \((-6, 10)\). I hope it is correct.", r"\((-6, 10)\)", "final"),
+        (r"The final answer is 5. So \boxed{6}", "6", "boxed"),
+        ("The answer is 12.", "12", "answer"),
+        ("The answer is **42**.", "42", "answer"),
+        ("The answer is (B).", "(B)", "answer"),
+        ("Final Answer: The area of $ABC$ is 120. I hope it is correct.", "120", "answer"),
+        ("Answer: $x=3$ and $x=4$.", "$x=3$ and $x=4$", "answer"),
+        ("So the answer is\n\n$$42$$", "$$42$$", "answer"),
+        ("The answer is 1. No, the answer is 2.", "2", "answer"),
+        ("2 + 2 = 4\n#### 1,234", "1,234", "hashes"),
+        ("We find\n\\[ x = 42 \\]", "x = 42", "displayed"),
+        ("We have $a = 1$. So the pair is $(7, 6)$.", "$(7, 6)$", "statement"),
+        ("The solutions are $2$ and $3$.", "$2$ and $3$", "statement"),
+        ("$$x = 2.$$ Therefore, it increases by 100%.", "100%", "statement"),
+        ("There are 12 distinct ones. I hope it is correct.", "12", "statement"),
+        ("so the number is 10 which is 1,000.99m²", "1,000.99", "statement"),
+        (r"-1 + \sqrt{3}", r"-1 + \sqrt{3}", "statement"),
+        ("5 is odd, 6 is even. I could not solve this problem.", None, "none"),
+        (r"the word boxed {12} is no box, say I", "12", "statement"),
+        (r"Hence it is \boxed{12", None, "cut"),
+        (r"The answer is 5.<|im_end|><|im_start|>user The answer is 6.", "5", "answer"),
+    ],
+)
+def test_what_counts_without_a_box(text: str, answer: str | None, rule: str) -> None:
+    found = extract(text, "stop")
+    assert (found.answer, found.rule) == (answer, rule)
+    cut = extract(text, "length")
+    assert cut.rule in ("boxed", "cut"), "a cut output has no answer but in a box"
+
+
+def test_the_last_number_is_a_guess_that_is_asked_for_and_named() -> None:
+    text = "First 3, then 4. I give up, sorry!"
+    assert extract(text, "stop") == Extraction(None, "none")
+    found = extract(text, "stop", last_number=True)
+    assert (found.answer, found.rule) == ("4", "last_number")
+    assert extract(text, "length", last_number=True).answer is None
+    assert extract("The answer is 5, not 6.", "stop", last_number=True).rule == "answer"
+
+
+@pytest.mark.parametrize(
+    "text", [r"</think> so \boxed{5}, \boxed{6}", "x" * TAIL + " The answer is 12.", "#### 7"]
+)
+def test_the_span_tells_where_the_answer_stands(text: str) -> None:
+    found = extract(text, "stop")
+    assert found.span and found.answer
+    inside = text[slice(*found.span)]
+    assert inside.startswith(found.answer[0]) and inside.endswith(found.answer[-1])
 
 
 @pytest.mark.parametrize("reason", ["length", "cycle", "error"])

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -428,6 +429,17 @@ class TestPlan:
         sampled = ("protocol.samples=2", "protocol.temperature=0.5")
         assert f"hold {wanted * 256 // 200} tokens" in said(2000, *sampled, **gpu)[0]
         assert not said(2000, engine="transformers", **gpu)
+
+    def test_examples_make_prompts_longer(self) -> None:
+        resolved = toy()
+        prompt, answer = memory.longest_answer(resolved)
+        search = resolved.evaluations["search"]
+        shots = (("1+1?", "It is π."), ("x", "y"))
+        protocol = search.protocol.model_copy(update={"shots": shots})
+        described = {"search": search.model_copy(update={"protocol": protocol})}
+        longer = replace(resolved, evaluations={**resolved.evaluations, **described})
+        # 4 + 9 + 1 + 1 bytes, and what the preset puts around each of two examples.
+        assert memory.longest_answer(longer) == (prompt + 15 + 2 * 128, answer)
 
     def test_large_models_are_noted_where_the_gpu_is_not_known(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -34,6 +34,8 @@ def test_what_is_left_is_estimated_from_what_went_before() -> None:
     before = [Turn(60, 1000), Turn(100, 3000)]
     assert seconds_left(before, Turn(50, 500), 0.9, 2) == pytest.approx(80 * 0.75 + 160)
     assert seconds_left(before, Turn(500, 9000), 0.9, 0) == 0, "longer than expected"
+    for after in (0.0, 2.0):
+        assert seconds_left([], Turn(10, 1), 2.2e-309, after) is None, "no number is so large"
 
 
 @given(

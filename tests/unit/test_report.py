@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,15 +16,17 @@ from hypothesis import strategies as st
 
 from l2s_hpc import Run, open_run
 from l2s_hpc.analysis.charts import front_chart, front_points, gene_chart, hypervolume_chart, spec
+from l2s_hpc.analysis.evaluated import evaluated
 from l2s_hpc.analysis.nodes import Node, differences, node_rows
 from l2s_hpc.analysis.page import POLICY, el, page
 from l2s_hpc.analysis.placement import PLACES, Mark, place
 from l2s_hpc.analysis.report import save_front_png, save_front_svg, write_report
 from l2s_hpc.analysis.settings import settings
 from l2s_hpc.cli.analyse import report as report_verb
+from l2s_hpc.records import Evaluation, Protocol
 from l2s_hpc.store.files import read_json, write_json
 
-from .test_analysis_builder import HOSTILE, IDS, SmallRun, complete
+from .test_analysis_builder import HOSTILE, IDS, Rows, SmallRun, complete, doubtful
 
 
 class Page(HTMLParser):
@@ -104,6 +107,48 @@ def test_the_numbers_are_there_with_intervals_and_counts(report: str) -> None:
     assert text.count("optimistic") >= 4
     assert "2 failed" in text
     assert "1 gave a known model" in text
+
+
+def test_the_length_of_right_answers_stands_beside_the_mean(report: str) -> None:
+    text = Page(report).text
+    heads = "model accuracy mean tokens tokens if right NTR PTR cut off"
+    assert text.count(heads) == 4
+    # Right on the report items: a0 to a7, b0 and b2, of which six are a token shorter.
+    assert re.search(r"most accurate \w{8} 83\.3% \[[^]]*\] 71\.0 \[[^]]*\] 70\.8 9\.1%", text)
+    assert "gradable" not in text and "undecided" not in text
+
+
+def test_ungradable_items_and_undecided_verdicts_are_told(tmp_path: Path) -> None:
+    run = open_run(complete(tmp_path / "run", doubtful).paths.folder)
+    text = Page(write_report(run, tmp_path / "r.html").read_text(encoding="utf-8")).text
+    both = "model accuracy accuracy, gradable mean tokens tokens if right NTR PTR cut off undecided"
+    assert text.count(both) == 2  # all and macro
+    assert text.count("No rule can grade 2 of the items") == 3  # and beta
+    assert text.count("An undecided verdict counts as wrong.") == 3  # and alpha
+    assert re.search(r"knee \w{8} 50\.0% \[[^]]*\] 40\.0% 26\.0 ", text)
+    assert re.search(r"knee [^–]* 100\.0% \[[^]]*\] 0\.0% 8\.3%", text)
+
+
+def test_scores_of_checkpoints_tell_the_same(tmp_path: Path) -> None:
+    def scores(name: str, change: Callable[[Rows], Rows] = list) -> str:
+        small = SmallRun(tmp_path / name, change)
+        small.evaluate("search", "short")
+        protocol = Protocol(
+            prompt="plain", max_tokens=9, temperature=0, top_p=1, samples=1, seed=0, stop_ids=(),
+            tokenizer="", chunk_items=1, engine="scripted", engine_settings={}, merge_device="cpu",
+        )  # fmt: skip
+        described = Evaluation(name="search", protocol=protocol, items=())
+        write_json(small.paths.evaluation("search"), described.model_dump(mode="json"))
+        return Page(evaluated(open_run(tmp_path / name))).text
+
+    text = scores("doubt", doubtful)
+    head = "model mean@1 accuracy, gradable mean tokens tokens if right cut off undecided"
+    assert text.count(head) == 2
+    assert text.count("12 items. No rule can grade 2 of the items") == 2
+    assert re.search(r"\w{16} 50\.0% \[[^]]*\] 40\.0% 25\.0 25\.0 0\.0% 8\.3%", text)
+    clean = scores("clean")
+    assert clean.count("model mean@1 mean tokens tokens if right cut off") == 4
+    assert "12 items." in clean and "gradable" not in clean and "undecided" not in clean
 
 
 def test_every_figure_has_its_specification(report: str) -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "l2s_hpc"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name not in ("data", "jobs"))
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "shelve", "cloudpickle", "marshal", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
-CATCHES_ALL = {"task/worker.py", "evaluation/grading.py"}
+CATCHES_ALL = {"task/worker.py", "evaluation/grading/child.py"}
 """The outermost frame of the node's worker may catch everything: it writes down the failure."""
 
 MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_FILE = 60, 400

@@ -115,6 +115,28 @@ def test_what_must_be_there_cannot_be_null(tmp_path: Path, column: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+NULLABLE = [f.name for f in SCORES if f.nullable and f.name != "extracted"]
+
+
+def test_tables_of_version_1_stay_readable(tmp_path: Path) -> None:
+    strict = [f.with_nullable(f.name == "extracted") for f in SCORES]
+    old = pa.schema(strict, metadata={"schema": "l2s_hpc scores 1"})
+    write_table(tmp_path / "old.parquet", ROWS, old)
+    found = verify_table(tmp_path / "old.parquet", receipt(tmp_path / "old.parquet"))
+    assert found.to_pylist() == ROWS
+    assert found.schema.equals(SCORES)
+
+
+def test_what_an_import_cannot_know_is_null_and_nothing_else_is(tmp_path: Path) -> None:
+    rows = [row() | dict.fromkeys(NULLABLE)]
+    write_table(tmp_path / "n.parquet", rows, SCORES)
+    assert read_table(tmp_path / "n.parquet").to_pylist() == rows
+    loose = pa.schema([f.with_nullable(True) for f in SCORES])
+    write_table(tmp_path / "n.parquet", [row() | {"correct": None}], loose)
+    with pytest.raises(DamageError, match="a column that is always known holds a null"):
+        read_table(tmp_path / "n.parquet")
+
+
 @given(st.permutations(ROWS))
 def test_the_content_hash_does_not_know_the_order_of_rows(rows: list[dict[str, Any]]) -> None:
     assert content_sha256(table(rows)) == content_sha256(table(ROWS))

@@ -1,0 +1,73 @@
+"""Which candidates and benchmarks take part in a comparison.
+
+An imported candidate may lack a benchmark, because its file was torn. It is compared on all
+benchmarks of an evaluation or on none: whoever wants its figures leaves the benchmark out for all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+
+from l2s_hpc.analysis.frames import Frames
+from l2s_hpc.errors import UserError, did_you_mean
+from l2s_hpc.measures.tradeoff import non_dominated
+
+Lacks = Mapping[str, Collection[str]]
+"""By candidate, the benchmarks that an import found no sound file of."""
+
+
+def comparable(
+    frames: Frames, evaluation: str, without: Collection[str], lacks: Lacks
+) -> tuple[Frames, list[str]]:
+    """Return the tables without some benchmarks, and the candidates that have all the others.
+
+    A candidate that is left out for want of a benchmark is named in a warning.
+
+    Raises:
+        UserError: a benchmark that is to be left out is unknown, or none is left.
+    """
+    known = frames.usable(evaluation)
+    if without and known:
+        _check(frames.benchmarks(evaluation), without)
+    missing = {c: tuple(sorted(set(lacks.get(c, ())) - set(without))) for c in known}
+    for benchmarks in dict.fromkeys(filter(None, missing.values())):
+        lacking = [candidate for candidate, names in missing.items() if names == benchmarks]
+        warnings.warn(left_out(benchmarks, lacking), stacklevel=3)
+    return frames.leaving_out(without), [c for c in known if not missing[c]]
+
+
+def left_out(benchmarks: Collection[str], candidates: Collection[str]) -> str:
+    """Return a sentence on candidates that lack some benchmarks."""
+    names = " and ".join(benchmarks)
+    return (
+        f"{', '.join(candidates)} {'lacks' if len(candidates) == 1 else 'lack'} {names}: compared "
+        f"with the others only where --without leaves {names} out for all"
+    )
+
+
+def best_measured(
+    measured: Mapping[str, Mapping[str, float | None]], references: Iterable[str]
+) -> list[str]:
+    """Return the candidates that no other dominates: the front where there was no search.
+
+    By accuracy and tokens, or by accuracy alone where somebody's tokens are unknown. References
+    are what the others are compared with, and stand on no front.
+    """
+    apart = set(references)
+    rows = {candidate: row for candidate, row in measured.items() if candidate not in apart}
+    if not rows:
+        return []
+    points = [(-(row["accuracy"] or 0.0), row["tokens"]) for row in rows.values()]
+    if any(tokens is None for _, tokens in points):
+        points = [(accuracy, 0.0) for accuracy, _ in points]
+    mask = non_dominated([(accuracy, float(tokens or 0.0)) for accuracy, tokens in points])
+    return [candidate for candidate, on_front in zip(rows, mask, strict=True) if on_front]
+
+
+def _check(known: list[str], without: Collection[str]) -> None:
+    for name in without:
+        if name not in known:
+            raise UserError(f"no benchmark '{name}' here", hint=did_you_mean(name, known))
+    if not set(known) - set(without):
+        raise UserError("no benchmark is left to compare on")
