@@ -172,6 +172,8 @@ class Output:
 
 
 GradeStatus = Literal["ok", "no_answer", "undecided", "timeout", "error"]
+DECIDED: tuple[GradeStatus, ...] = ("ok", "no_answer")
+"""What a rule has decided; the others count as wrong, and are shown."""
 
 
 @dataclass(frozen=True)

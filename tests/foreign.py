@@ -15,9 +15,8 @@ UPSTREAM = Path(__file__).resolve().parents[2] / "shared" / "upstream"
 
 
 def found_upstream() -> Path | None:
-    """Return the folder of recorded results, beside this checkout or where the work is done."""
-    places = (UPSTREAM, Path("/work/shared/upstream"))
-    return next((place for place in places if place.is_dir()), None)
+    """Return the folder of recorded results beside this checkout; None if there is none."""
+    return UPSTREAM if UPSTREAM.is_dir() else None
 
 
 def short(text: str) -> bytes:

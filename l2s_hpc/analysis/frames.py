@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from l2s_hpc.errors import DamageError, UserError
-from l2s_hpc.records import Receipt
+from l2s_hpc.records import DECIDED, Receipt
 from l2s_hpc.store.files import read_json, sha256_file
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import Accepted
@@ -32,7 +32,7 @@ _MEASURED = (
 )
 """The columns that measures are made of, beside `undecided`."""
 
-UNDECIDED = ~pl.col("grade_status").is_in(["ok", "no_answer"])
+UNDECIDED = ~pl.col("grade_status").is_in(DECIDED)
 """Whether the grader came to no decision on an answer, for whatever reason; it counts as wrong."""
 
 Stamp = tuple[int, int, int]

@@ -21,7 +21,7 @@ from l2s_hpc.controller.checkpoints import checkpoints, located
 from l2s_hpc.controller.executors import check_executor, make_executor
 from l2s_hpc.controller.memory import check_memory
 from l2s_hpc.controller.resolve import Resolved, engine_of, engine_settings
-from l2s_hpc.controller.start import check_free, difference, git_state, side_by_side, versions
+from l2s_hpc.controller.start import difference, git_state, side_by_side, versions
 from l2s_hpc.controller.step import Controller
 from l2s_hpc.errors import IncompleteError, UserError, did_you_mean
 from l2s_hpc.evaluation.prompts import preset_faults, read_shots, template_hash
@@ -32,7 +32,7 @@ from l2s_hpc.records import Evaluation, Item, Protocol, Recipe, short_hash
 from l2s_hpc.store.files import create_json, read_json, remove_stale_temporaries, write_json
 from l2s_hpc.store.journal import Event
 from l2s_hpc.store.layout import RunPaths, safe_name
-from l2s_hpc.store.run import Checkpoint, RunInfo, read_run
+from l2s_hpc.store.run import Checkpoint, RunInfo, check_free, read_run
 
 PRESETS: dict[str, dict[str, Any]] = {
     "report": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 32_768, "samples": 16},

@@ -25,7 +25,7 @@ from l2s_hpc.records import Evaluation, Item, Protocol, Receipt
 from l2s_hpc.store.files import create_json, write_json
 from l2s_hpc.store.journal import Event
 from l2s_hpc.store.layout import RunPaths, safe_name, task_key
-from l2s_hpc.store.run import Imported, RunInfo, read_run
+from l2s_hpc.store.run import Imported, RunInfo, check_free, read_run
 from l2s_hpc.store.scores import OUTPUTS, SCORES, content_sha256, read_table, write_table
 from l2s_hpc.store.state import read_state
 
@@ -153,7 +153,7 @@ def _info(
 def _begin(paths: RunPaths, wanted: RunInfo, evaluation: Evaluation) -> RunInfo:
     """Write evaluation and run.json, or find that this very import has begun before."""
     if not paths.run_json.exists():
-        _check_free(paths.folder)
+        check_free(paths.folder)
         write_json(paths.evaluation(evaluation.name), evaluation.model_dump(mode="json"))
         create_json(paths.run_json, wanted.model_dump(mode="json"))
     there = read_run(paths.folder)
@@ -165,18 +165,6 @@ def _begin(paths: RunPaths, wanted: RunInfo, evaluation: Evaluation) -> RunInfo:
             path=paths.folder,
         )
     return there
-
-
-def _check_free(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError("the run directory is a file", path=folder)
-    others = {p.name for p in folder.iterdir()} - {"evaluations"} if folder.exists() else set()
-    if others:
-        raise UserError(
-            f"the folder is not empty and not a run directory (found {min(others)})",
-            hint="name another one with --run",
-            path=folder,
-        )
 
 
 def _evaluation(name: str, aligned: Aligned) -> Evaluation:

@@ -21,7 +21,7 @@ from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.evaluation.extraction import extract
 from l2s_hpc.evaluation.grading import GRADER, Grader
 from l2s_hpc.evaluation.verdicts import VerdictCache, cache_folder
-from l2s_hpc.records import Evaluation, Item, Output, Receipt, Record
+from l2s_hpc.records import DECIDED, Evaluation, Item, Output, Receipt, Record
 from l2s_hpc.store.files import read_json, sha256_file, write_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
@@ -269,7 +269,7 @@ def _compare(
                 "regraded": sum(b["correct"] for _, b in pairs) / len(pairs),
                 "only_theirs": sum(a["correct"] for a, _ in differ),
                 "only_ours": sum(b["correct"] for _, b in differ),
-                "undecided": sum(b["grade_status"] not in _DECIDED for _, b in pairs),
+                "undecided": sum(b["grade_status"] not in DECIDED for _, b in pairs),
             }
         )
         found.disagreements += [_difference(head, gold[_key(b)], a, b) for a, b in differ]
@@ -293,13 +293,10 @@ def _difference(head: Row, gold: str | None, theirs: Row, ours: Row) -> Row:
     }
 
 
-_DECIDED = ("ok", "no_answer")
-
-
 def _verdict(row: Row) -> str:
     if row["correct"]:
         return "correct"
-    return "wrong" if row["grade_status"] in _DECIDED else "undecided"
+    return "wrong" if row["grade_status"] in DECIDED else "undecided"
 
 
 def _reason(theirs: Row, ours: Row) -> str:

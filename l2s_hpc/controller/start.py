@@ -19,7 +19,7 @@ from l2s_hpc.errors import IncompleteError, UserError
 from l2s_hpc.store.files import create_json, remove_stale_temporaries, write_json
 from l2s_hpc.store.journal import Event
 from l2s_hpc.store.layout import RunPaths, safe_name
-from l2s_hpc.store.run import RunInfo, read_run
+from l2s_hpc.store.run import RunInfo, check_free, read_run
 
 _PACKAGES = ("l2s_hpc", "pymoo", "numpy", "pyarrow", "polars", "submitit", "sympy")
 
@@ -87,21 +87,6 @@ def _create(paths: RunPaths, resolved: Resolved, command: str) -> RunInfo:
     if not create_json(paths.run_json, info.model_dump(mode="json")):
         return read_run(paths.folder)
     return info
-
-
-def check_free(folder: Path) -> None:
-    """A new run wants an empty folder; what a crash before run.json left is fine."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError("the run directory is a file", path=folder)
-    others = (
-        [p.name for p in folder.iterdir() if p.name != "evaluations"] if folder.exists() else []
-    )
-    if others:
-        raise UserError(
-            f"the folder is not empty and not a run directory (found {sorted(others)[0]})",
-            hint="name another one with --run",
-            path=folder,
-        )
 
 
 def _check_same_search(info: RunInfo, resolved: Resolved, folder: Path) -> None:

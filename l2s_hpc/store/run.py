@@ -122,6 +122,24 @@ class RunInfo(Record):
         }
 
 
+def check_free(folder: Path) -> None:
+    """Raise `UserError` unless a new run may begin here: the folder is empty, or not there.
+
+    What a crash before run.json left is fine.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError("the run directory is a file", path=folder)
+    others = (
+        [p.name for p in folder.iterdir() if p.name != "evaluations"] if folder.exists() else []
+    )
+    if others:
+        raise UserError(
+            f"the folder is not empty and not a run directory (found {sorted(others)[0]})",
+            hint="name another one with --run",
+            path=folder,
+        )
+
+
 def read_run(folder: Path) -> RunInfo:
     """Read a run directory's `run.json`; where models can be added, with those added until now.
 

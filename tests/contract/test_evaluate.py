@@ -392,8 +392,8 @@ def test_other_verbs_on_such_a_run(tmp_path: Path, site: Path) -> None:
 
 def test_real_models_of_unlike_shapes(tmp_path: Path) -> None:
     """Each model has an engine to itself, so that any checkpoints go together."""
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    torch = pytest.importorskip("torch", reason="needs torch")
     torch.manual_seed(1)
     config = transformers.AutoConfig.from_pretrained(TOY / "slow")
     config.num_hidden_layers, config.layer_types = 2, config.layer_types[:2]

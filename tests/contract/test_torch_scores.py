@@ -9,7 +9,7 @@ import pytest
 from l2s_hpc.errors import DamageError
 from l2s_hpc.evaluation.torch_file import read_bytes_tensor
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "bool"])
