@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     shlex.split(line, comments=True)[1:]
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("l2s ")
 ]
 READING = [
@@ -75,6 +75,16 @@ def test_published_job_plans_as_the_tour_says_where_models_are_missing(tmp_path:
     assert words in COMMANDS
     done = l2s(words, cwd=tmp_path)
     assert done.returncode == 2 and "l2s fetch" in done.stderr
+
+
+def test_evaluating_checkpoints_and_grading_what_they_said(tmp_path: Path) -> None:
+    """The commands under 'Evaluation that can be trusted', as they stand, in another folder."""
+    for verb in ("evaluate", "grade"):
+        words = next(words for words in COMMANDS if words[0] == verb and "results/eval" in words)
+        words = [str(tmp_path / word) if word == "results/eval" else word for word in words]
+        done = l2s(words, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "results/eval/grades").iterdir())
 
 
 def test_make_targets_exist() -> None:
