@@ -14,8 +14,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from l2s_hpc.analysis.names import find
 from l2s_hpc.config import ModelSource, SearchConfig, SiteConfig, validate
-from l2s_hpc.errors import DamageError, UserError, did_you_mean
+from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.recipes.genes import Space
 from l2s_hpc.recipes.genes import space as make_space
 from l2s_hpc.recipes.models import Model, locate, merged_config, merged_tensors
@@ -75,24 +76,16 @@ def export(run: Path, candidate: str, target: Path) -> Path:
 def find_recipe(run: Path, info: RunInfo, word: str) -> Recipe:
     """Return the recipe of a candidate id (or its beginning), a pick or a reference label."""
     state, _ = read_state(RunPaths(run))
-    references = {recipe.candidate: recipe for recipe in info.references.values()}
-    labels = state.picks | info.reference_ids()
-    wanted = labels.get(word, word)
-    known = [*references, *state.genomes]
-    hits = sorted({c for c in known if c.startswith(wanted)}) if len(wanted) >= 4 else []
-    if len(hits) != 1:
-        problem = (
-            f"{len(hits)} candidates begin with" if hits else "no candidate, pick or reference"
-        )
-        raise UserError(f"{problem} '{word}'", hint=did_you_mean(word, [*labels, *hits]), path=run)
-    if hits[0] in references:
-        return references[hits[0]]
+    candidate = find(info, state, run, word)
+    for reference in info.references.values():
+        if reference.candidate == candidate:
+            return reference
     config = validate(SearchConfig, info.config)
     genes = Space(make_space(config).genes, info.frozen)
-    recipe = make_recipe(config, genes, state.genomes[hits[0]], info.identities)
-    if recipe.candidate != hits[0]:
+    recipe = make_recipe(config, genes, state.genomes[candidate], info.identities)
+    if recipe.candidate != candidate:
         raise DamageError(
-            f"the genome of {hits[0]} gives the recipe {recipe.candidate}",
+            f"the genome of {candidate} gives the recipe {recipe.candidate}",
             hint="use the version of l2s-hpc that run.json names",
             path=run,
         )

@@ -98,12 +98,35 @@ class Protocol(Record):
         return "" if self.tokenizer else recipe.config["models"][0]["model"]
 
 
+class Origin(Record):
+    """Where the rows of a benchmark came from when items were drawn from them.
+
+    Attributes:
+        source: `package` (shipped), `file` (named in the site) or `hub`.
+        place: the file, or the data set.
+        revision: the commit whose snapshot was read; None where none was seen.
+        rows_sha256: the hash of all its rows, as `l2s fetch` says it too.
+        items: how many problems they are.
+    """
+
+    source: Literal["package", "file", "hub"]
+    place: str
+    revision: str | None = None
+    rows_sha256: str
+    items: int
+
+
 class Evaluation(Record):
-    """A protocol applied to a set of items: `search`, `selection`, `report` or a user's own."""
+    """A protocol applied to items: `search`, `selection`, `noise`, `report` or a user's own.
+
+    `noise` has the items of `selection` in another order. `origins` are those of the benchmarks, by
+    name, as they were read when the evaluation began; nothing is compared with them, items are.
+    """
 
     name: str
     protocol: Protocol
     items: tuple[Item, ...]
+    origins: dict[str, Origin] = {}
 
 
 class Recipe(Record):
@@ -320,3 +343,19 @@ class Receipt(Record):
     def engine(self) -> str:
         """What made it (see `engine_line`)."""
         return engine_line(self.versions)
+
+
+class GradeReceipt(Record):
+    """What stands beside a table of grades: whose verdicts on which outputs, and its sha256."""
+
+    run: str
+    evaluation: str
+    generation: int
+    candidate: str
+    grader: str
+    outputs_sha256: str
+    rows: int
+    file_sha256: str
+    host: str
+    seconds: float
+    ended: str

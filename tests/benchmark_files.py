@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from l2s_hpc.config import SearchConfig, validate
+from l2s_hpc.evaluation import splits as splitting
+from l2s_hpc.evaluation.benchmarks import load_all
 from l2s_hpc.records import Item
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +38,12 @@ def job(*benchmarks: str, **changes: Any) -> SearchConfig:
         "genes": [{"parameter": "weight", "low": 0, "high": 1}],
     }
     return validate(SearchConfig, data | own | ({"splits": shares} if shares else {}))
+
+
+def splits(config: SearchConfig, files: dict[str, str]) -> dict[str, tuple[Item, ...]]:
+    """The splits of a job on a site with these files."""
+    benchmarks = load_all(config.benchmarks, files, config.other_snapshots)
+    return splitting.splits(config, benchmarks)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -13,16 +13,17 @@ from l2s_hpc.store.state import RunState
 class Cost:
     """What a run has cost.
 
-    Seconds are those of accepted attempts. The time of attempts that failed is not in them: only
-    nodes know it, and analysis reads nothing that was not accepted.
+    Seconds are those of accepted attempts, unless said.
 
     Attributes:
         seconds: by phase (`merge`, `generate`, …), longest first. A candidate is graded and written
             while the next one generates, so that all phases may be more than the device's time.
         evaluations: seconds of a device by evaluation, see `Receipt.lasted`.
-        device_hours: all of these, in hours.
+        device_hours: all of these, in hours. wasted_hours: of a device, by attempts that left a
+            receipt and no table that counts.
+        hours_per_candidate: both together by `candidates`; None if there are none.
         seconds_per_candidate: of a device, mean over accepted score tables; None if there are none.
-        accepted: number of accepted score tables.
+        accepted: number of accepted score tables; candidates: of distinct models among them.
         attempts: number of attempts that were begun; failed: those that left no table for a fault
             that counts; lost: those that ended otherwise without one (interrupted, damaged, …).
         penalised: number of candidates that were given up.
@@ -36,8 +37,11 @@ class Cost:
     seconds: dict[str, float]
     evaluations: dict[str, float]
     device_hours: float
+    wasted_hours: float
+    hours_per_candidate: float | None
     seconds_per_candidate: float | None
     accepted: int
+    candidates: int
     attempts: int
     failed: int
     lost: int
@@ -60,9 +64,10 @@ def cost(state: RunState, receipts: Iterable[Receipt], references: Iterable[str]
     evaluations: dict[str, float] = {}
     devices: dict[str, int] = {}
     idle: list[tuple[float, float]] = []
-    accepted = 0
+    accepted, candidates = 0, set()
     for receipt in receipts:
         accepted += 1
+        candidates.add(receipt.candidate)
         devices[receipt.device] = devices.get(receipt.device, 0) + 1
         if "gpu_idle" in receipt.usage:
             idle.append((receipt.usage["gpu_idle"], receipt.reserved))
@@ -73,13 +78,17 @@ def cost(state: RunState, receipts: Iterable[Receipt], references: Iterable[str]
     total = sum(evaluations.values())
     attempts = [attempt for tries in state.attempts.values() for attempt in tries]
     ended = [attempt for attempt in attempts if attempt.outcome not in ("live", "accepted")]
+    wasted = sum(attempt.seconds for attempt in ended)
     asked = [candidate for generation in state.generations for candidate in generation.candidates]
     return Cost(
         seconds=dict(sorted(phases.items(), key=lambda pair: -pair[1])),
         evaluations=evaluations,
         device_hours=total / 3600,
+        wasted_hours=wasted / 3600,
+        hours_per_candidate=(total + wasted) / 3600 / len(candidates) if candidates else None,
         seconds_per_candidate=total / accepted if accepted else None,
         accepted=accepted,
+        candidates=len(candidates),
         attempts=len(attempts),
         failed=sum(attempt.counted for attempt in ended),
         lost=sum(not attempt.counted for attempt in ended),
@@ -87,11 +96,11 @@ def cost(state: RunState, receipts: Iterable[Receipt], references: Iterable[str]
         asked=len(asked),
         repeats=_repeats(asked, references),
         devices=devices,
-        gpu_idle=_mean(idle),
+        gpu_idle=mean_of(idle),
     )
 
 
-def _mean(weighted: Iterable[tuple[float, float]]) -> float | None:
+def mean_of(weighted: Iterable[tuple[float, float]]) -> float | None:
     """Return the mean of pairs (value, weight); None where the weights are nothing."""
     pairs = list(weighted)
     total = sum(weight for _, weight in pairs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from l2s_hpc.analysis.figures import Figures
 from l2s_hpc.analysis.page import Child, Html, el, join, table
 from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.samples import Row
@@ -27,7 +28,7 @@ _WORDS = (
 )
 
 
-def evaluated(run: Run) -> Html:
+def evaluated(run: Run, figures: Figures) -> Html:
     """Return a section for each evaluation of a run that has tables."""
     parts = [_section(run, name) for name in run.evaluations]
     return join([el("h2", "Scores"), el("p", _WORDS if parts else "Nothing yet."), *parts])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import polars as pl
+from numpy.typing import NDArray
 
-from l2s_hpc.analysis.frames import Frames, ScoreTensor
-from l2s_hpc.measures.transfer import transfer
+from l2s_hpc.analysis.answers import Block, Gathering
+from l2s_hpc.analysis.frames import Frames
+from l2s_hpc.measures.transfer import shares
 
 Measures = dict[str, float | None]
 """`n` answers, `n_gradable` of them to items whose gold a rule can judge; `accuracy`, that of the
@@ -41,72 +42,115 @@ def measures(
         DamageError: a table is damaged, or a candidate lacks items of its parents.
     """
     ids = list(dict.fromkeys([*parents.values(), *candidates]))
-    rows = frames.read(evaluation, ids)
-    found = _means(rows, candidates)
-    tensor = frames.arrange(rows, evaluation, ids)
-    for candidate, rates in _transfer_rates(tensor, candidates, parents).items():
-        found[candidate].update(rates)
-    for values in found.values():
-        values.update(_macro(values))
-    return found
-
-
-def _means(rows: pl.DataFrame, candidates: Sequence[str]) -> dict[str, Measures]:
-    wanted = [
-        pl.col("correct").mean().alias("accuracy"),
-        _mean_if_known("n_charged_tokens").alias("tokens"),
-        _mean_if_known("truncated").alias("truncation"),
-        _mean_if_known("n_charged_tokens", pl.col("correct")).alias("tokens_right"),
-        pl.col("correct").filter(pl.col("gradable")).mean().alias("accuracy_gradable"),
-        pl.col("undecided").mean(),
-        pl.len().alias("n"),
-        pl.col("gradable").sum().alias("n_gradable"),
-    ]
-    rows = rows.filter(pl.col("candidate").is_in(candidates))
-    pooled = rows.group_by("candidate").agg(wanted)
-    parts = rows.group_by("candidate", "benchmark").agg(wanted)
     found: dict[str, Measures] = {candidate: {} for candidate in candidates}
-    for row in pooled.iter_rows(named=True):
-        found[row.pop("candidate")] |= row
-    for row in parts.sort("candidate", "benchmark").iter_rows(named=True):
-        candidate, benchmark = row.pop("candidate"), row.pop("benchmark")
-        found[candidate] |= {f"{name}.{benchmark}": value for name, value in row.items()}
+    gathering = Gathering(evaluation, ids, frames.folder, every=True, verdicts=True)
+    for block in frames.blocks(evaluation, ids):
+        gathering.add(block)
+        for candidate, means in zip(block.candidates, _means(block), strict=True):
+            if candidate in found:
+                found[candidate] |= means
+    verdicts, row = gathering.verdicts(), {candidate: n for n, candidate in enumerate(ids)}
+    benchmarks = np.array([benchmark for benchmark, _ in gathering.items], dtype=np.str_)
+    merged = verdicts[:, [row[candidate] for candidate in candidates]]
+    rates = _transfer_rates(verdicts[:, [row[p] for p in parents.values()]], merged, benchmarks)
+    names = sorted(set(benchmarks.tolist()))
+    for candidate, of_candidate in zip(candidates, rates, strict=True):
+        found[candidate] |= of_candidate
+        found[candidate] |= _macro(found[candidate], names)
     return found
 
 
-def _mean_if_known(column: str, among: pl.Expr | None = None) -> pl.Expr:
-    """Return the mean of a column (of some rows: `among`).
+def _means(block: Block) -> Iterator[Measures]:
+    """Yield the means of each candidate, pooled and by benchmark.
 
-    Null where an import could not know all its values, or there are no such rows.
+    None where an import could not know all values, or there are none. Sums of whole numbers are
+    exact, so that it does not matter in which order they are added.
     """
-    values = pl.col(column) if among is None else pl.col(column).filter(among)
-    return pl.when(pl.col(column).null_count() == 0).then(values.mean())
+    layout, correct, tokens = block.layout, block.correct, block.tokens
+    unknown, uncut = np.isnan(tokens), np.isnan(block.truncated)
+    known = np.where(unknown, 0.0, tokens) if unknown.any() else tokens
+    cut = np.where(uncut, 0.0, block.truncated) if uncut.any() else block.truncated
+    answers = {
+        "n": np.ones((1, correct.shape[1])),
+        "n_gradable": block.gradable,
+        "right": correct,
+        "right_gradable": correct & block.gradable,
+        "undecided": block.undecided,
+        "tokens": known,
+        "tokens_right": np.where(correct, known, 0.0),
+        "cut": cut,
+        "unknown": unknown,
+        "uncut": uncut,
+    }
+    sums = {name: layout.sums(values) for name, values in answers.items()}
+    sums["n"] = np.repeat(sums["n"], len(correct), axis=0)
+    columns = {"": _rates({name: part.sum(axis=1) for name, part in sums.items()})}
+    for place, name in enumerate(layout.benchmarks):
+        columns[f".{name}"] = _rates({key: part[:, place] for key, part in sums.items()})
+    for row in range(len(correct)):
+        yield {
+            f"{name}{suffix}": values[row]
+            for suffix, rates in columns.items()
+            for name, values in rates.items()
+        }
+
+
+def _rates(sums: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float | None]]:
+    n = sums["n"]
+    told = np.where(sums["unknown"] > 0, 0, 1)
+    return {
+        "accuracy": _ratio(sums["right"], n),
+        "tokens": _ratio(sums["tokens"], n * told),
+        "truncation": _ratio(sums["cut"], np.where(sums["uncut"] > 0, 0, n)),
+        "tokens_right": _ratio(sums["tokens_right"], sums["right"] * told),
+        "accuracy_gradable": _ratio(sums["right_gradable"], sums["n_gradable"]),
+        "undecided": _ratio(sums["undecided"], n),
+        "n": [int(count) for count in n],
+        "n_gradable": [int(count) for count in sums["n_gradable"]],
+    }
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> list[float | None]:
+    nothing = np.full(len(above), np.nan)
+    found = np.divide(above, below, out=nothing, where=below > 0)
+    return [_number(value) for value in found.tolist()]
 
 
 def _transfer_rates(
-    tensor: ScoreTensor, candidates: Sequence[str], parents: Mapping[str, str]
-) -> dict[str, Measures]:
-    row_of = {candidate: row for row, candidate in enumerate(tensor.candidates)}
-    of_parents = [row_of[parent] for parent in parents.values()]
-    benchmarks = tensor.benchmarks
-    columns = {"": np.ones(len(benchmarks), dtype=bool)}
-    columns |= {f".{name}": benchmarks == name for name in sorted(set(benchmarks.tolist()))}
-    found: dict[str, Measures] = {candidate: {} for candidate in candidates}
-    for suffix, chosen in columns.items():
-        values = tensor.values[:, chosen]
-        rates = transfer(values[of_parents], values) if parents else None
-        for candidate in candidates:
-            row = row_of[candidate]
-            found[candidate][f"ntr{suffix}"] = _number(rates.ntr[row]) if rates else None
-            found[candidate][f"ptr{suffix}"] = _number(rates.ptr[row]) if rates else None
+    parents: NDArray[np.uint8], merged: NDArray[np.uint8], benchmarks: NDArray[np.str_]
+) -> list[Measures]:
+    """Return NTR and PTR of each merge, pooled and by benchmark; None where there is no parent.
+
+    Args:
+        parents: shape `[samples, parents, items]`.
+        merged: shape `[samples, candidates, items]`.
+        benchmarks: of each item, sorted.
+    """
+    names = sorted(set(benchmarks.tolist()))
+    suffixes = ["", *(f".{name}" for name in names)]
+    candidates = merged.shape[1]
+    if not parents.shape[1]:
+        nothing = {f"{rate}{suffix}": None for rate in ("ntr", "ptr") for suffix in suffixes}
+        return [dict(nothing) for _ in range(candidates)]
+    between, starts = shares(parents, merged), np.searchsorted(benchmarks, names)
+    found: list[Measures] = [{} for _ in range(candidates)]
+    of_solved = (("ntr", between.lost, between.solved), ("ptr", between.gained, 1 - between.solved))
+    for rate, hit, base in of_solved:
+        hits, bases = (np.add.reduceat(part, starts, axis=-1) for part in (hit, base))
+        totals = np.array([bases.sum(), *bases])
+        counts = np.column_stack([hits.sum(axis=1), hits])
+        rates = np.full(counts.shape, np.nan)
+        np.divide(counts, totals, out=rates, where=totals > 0)
+        for measured, row in zip(found, rates.tolist(), strict=True):
+            measured |= {f"{rate}{s}": _number(v) for s, v in zip(suffixes, row, strict=True)}
     return found
 
 
-def _macro(values: Measures) -> Measures:
+def _macro(values: Measures, benchmarks: Sequence[str]) -> Measures:
     """Return the unweighted means over benchmarks; None if one of them is None."""
     found: Measures = {}
     for name in RATES:
-        parts = [value for key, value in values.items() if key.startswith(f"{name}.")]
+        parts = [values[f"{name}.{benchmark}"] for benchmark in benchmarks]
         known = [part for part in parts if part is not None]
         found[f"{name}.macro"] = math.fsum(known) / len(parts) if len(known) == len(parts) else None
     return found

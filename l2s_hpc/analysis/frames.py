@@ -2,71 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
-from pydantic import ValidationError
 
+from l2s_hpc.analysis.answers import UNDECIDED, Block, Gathering, Reader, ScoreTensor
 from l2s_hpc.errors import DamageError, UserError
-from l2s_hpc.records import DECIDED, Receipt
-from l2s_hpc.store.files import read_json, sha256_file
+from l2s_hpc.records import Receipt
+from l2s_hpc.store.files import sha256_file
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import Accepted
+from l2s_hpc.store.tables import JoinedTable, Place, Stamp, Tables, Where, stamp_of
 
-_MEASURED = (
-    "candidate",
-    "benchmark",
-    "item",
-    "sample",
-    "correct",
-    "gradable",
-    "n_charged_tokens",
-    "truncated",
-)
-"""The columns that measures are made of, beside `undecided`."""
+__all__ = ["UNDECIDED", "Frames", "ScoreTensor"]
 
-UNDECIDED = ~pl.col("grade_status").is_in(DECIDED)
-"""Whether the grader came to no decision on an answer, for whatever reason; it counts as wrong."""
+_T = TypeVar("_T")
+_THREADS = 4
+"""Threads that hash files: on a shared disk most of that time is waiting."""
 
-Stamp = tuple[int, int, int]
-"""Size, time of the last change and inode of a file."""
-
-
-@dataclass(frozen=True)
-class ScoreTensor:
-    """The first sample of each item as arrays, with the names of their two axes.
-
-    Attributes:
-        values: uint8 `[candidate, item]`, 1 = right.
-        gradable: bool `[candidate, item]`, whether a rule can judge answers to the item.
-        undecided: bool `[candidate, item]`, whether the grader came to no decision.
-        candidates: the ids along the first axis.
-        items: the pairs (benchmark, item) along the second axis.
-        tokens: float64 `[candidate, item]`, the tokens that the objective charges.
-        truncated: float64 `[candidate, item]`, 1 = the token budget ended the answer.
-
-    NaN is a number that an import could not know.
-    """
-
-    values: npt.NDArray[np.uint8]
-    candidates: tuple[str, ...]
-    items: tuple[tuple[str, str], ...]
-    tokens: npt.NDArray[np.float64]
-    truncated: npt.NDArray[np.float64]
-    gradable: npt.NDArray[np.bool_]
-    undecided: npt.NDArray[np.bool_]
-
-    @property
-    def benchmarks(self) -> npt.NDArray[np.str_]:
-        """The benchmark of each item, shape `[item]`."""
-        return np.array([benchmark for benchmark, _ in self.items], dtype=np.str_)
+_BATCH_ROWS = 1 << 20
+"""Rows that are read at once."""
 
 
 class Frames:
@@ -82,10 +44,17 @@ class Frames:
 
     def __init__(self, paths: RunPaths, accepted: Iterable[Accepted], strict: bool = True) -> None:
         self._paths = paths
+        self._tables = Tables(paths)
         self._strict = strict
         self._accepted = {(a.evaluation, a.candidate): a for a in accepted}
-        self._verified: dict[Path, Stamp] = {}
+        self._verified: dict[Where, Stamp] = {}
+        self._hashed: dict[Path, Stamp] = {}
         self._without: frozenset[str] = frozenset()
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self._paths.folder
 
     def leaving_out(self, benchmarks: Collection[str]) -> Frames:
         """Return the same tables without the rows of some benchmarks."""
@@ -117,14 +86,7 @@ class Frames:
         Raises:
             DamageError: it is missing or not a receipt.
         """
-        entry = self._accepted[evaluation, candidate]
-        path = self._paths.receipt(evaluation, entry.generation, candidate)
-        try:
-            return Receipt.model_validate(read_json(path))
-        except OSError:
-            raise DamageError("the receipt of an accepted table is missing", path=path) from None
-        except ValidationError as error:
-            raise DamageError(f"not a receipt: {error.errors()[0]['msg']}", path=path) from None
+        return self._tables.receipt(_where(self._accepted[evaluation, candidate]))
 
     def scan(
         self, evaluation: str | None = None, candidates: Collection[str] | None = None
@@ -135,27 +97,34 @@ class Frames:
             DamageError: a table that is asked for is damaged or missing (unless not strict).
             UserError: nothing was accepted there.
         """
-        sound = self._sound(self._entries(evaluation, candidates))
-        files = [self._path(entry) for entry in sound]
-        if not files:
-            raise UserError(
-                f"no score table of evaluation '{evaluation or 'any'}' is accepted yet",
-                path=self._paths.folder,
-            )
-        rows = pl.scan_parquet(files, hive_partitioning=False, glob=False)
+        sound = self._require(evaluation, candidates)
+        rows = pl.concat([batch.rows for batch in self._batches(sound, whole=True)])
         if self._without:
             rows = rows.filter(~pl.col("benchmark").is_in(sorted(self._without)))
         return rows
 
-    def read(self, evaluation: str, candidates: Collection[str]) -> pl.DataFrame:
-        """Return the columns that measures are made of, `undecided` last; each file is read once.
+    def blocks(
+        self, evaluation: str, candidates: Collection[str], benchmark: str | None = None
+    ) -> Iterator[Block]:
+        """Yield the answers of candidates as arrays; each file is read once.
+
+        Args:
+            evaluation: its name.
+            candidates: whose answers.
+            benchmark: one benchmark's; None: all that are not left out.
 
         Raises:
             DamageError: a table that is asked for is damaged or missing (unless not strict).
             UserError: nothing was accepted there.
         """
-        rows = self.scan(evaluation, candidates)
-        return rows.select(*_MEASURED, UNDECIDED.alias("undecided")).collect()
+        sound = self._require(evaluation, candidates)
+        wanted = None if benchmark is None else pl.col("benchmark") == benchmark
+        if self._without:
+            others = ~pl.col("benchmark").is_in(sorted(self._without))
+            wanted = others if wanted is None else others & wanted
+        reader = Reader(wanted, self._paths.folder)
+        for batch in self._batches(sound):
+            yield from reader.blocks(batch.rows, batch.tables)
 
     def tensor(
         self, evaluation: str, candidates: Sequence[str], benchmark: str | None = None
@@ -166,44 +135,69 @@ class Frames:
             DamageError: a candidate lacks an item that another has.
             UserError: nothing was accepted there, or the benchmark has no items.
         """
-        rows = self.read(evaluation, candidates)
-        if benchmark is not None:
-            rows = rows.filter(pl.col("benchmark") == benchmark)
-        if rows.is_empty():
-            raise UserError(f"no items of benchmark '{benchmark}' in evaluation '{evaluation}'")
-        return self.arrange(rows, evaluation, candidates)
+        gathering = Gathering(evaluation, candidates, self._paths.folder)
+        return self._gather(gathering, evaluation, candidates, benchmark)[0]
 
-    def arrange(
-        self, rows: pl.DataFrame, evaluation: str, candidates: Sequence[str]
-    ) -> ScoreTensor:
-        """Return the first sample of each item of rows that `read` returned.
+    def samples(self, evaluation: str, candidates: Sequence[str]) -> tuple[ScoreTensor, ...]:
+        """Return a tensor for each sample.
 
         Raises:
-            DamageError: a candidate lacks an item that another has.
+            DamageError: a candidate lacks an item or a sample that another has.
+            UserError: nothing was accepted there.
         """
-        rows = rows.filter(pl.col("sample") == 0)
-        items = rows.select("benchmark", "item").unique().sort("benchmark", "item")
-        column_of = items.with_row_index("column")
-        row_of = pl.DataFrame({"candidate": candidates}).with_row_index("row")
-        placed = rows.join(column_of, on=["benchmark", "item"]).join(row_of, on="candidate")
-        at = (placed["row"].to_numpy(), placed["column"].to_numpy())
-        shape = (len(candidates), len(items))
-        self._check_whole(at, shape, evaluation, candidates)
+        gathering = Gathering(evaluation, candidates, self._paths.folder, every=True)
+        return self._gather(gathering, evaluation, candidates, None)
 
-        def matrix(column: str, kind: type[pl.DataType], dtype: type[Any]) -> npt.NDArray[Any]:
-            found = np.empty(shape, dtype=dtype)
-            found[at] = placed[column].cast(kind).to_numpy()
-            return found
+    def _gather(
+        self,
+        gathering: Gathering,
+        evaluation: str,
+        candidates: Sequence[str],
+        benchmark: str | None,
+    ) -> tuple[ScoreTensor, ...]:
+        found = False
+        for block in self.blocks(evaluation, candidates, benchmark):
+            found = found or bool(block.layout.items)
+            gathering.add(block)
+        if not found:
+            raise UserError(f"no items of benchmark '{benchmark}' in evaluation '{evaluation}'")
+        return gathering.tensors()
 
-        return ScoreTensor(
-            values=matrix("correct", pl.UInt8, np.uint8),
-            candidates=tuple(candidates),
-            items=tuple(items.rows()),
-            tokens=matrix("n_charged_tokens", pl.Float64, np.float64),
-            truncated=matrix("truncated", pl.Float64, np.float64),
-            gradable=matrix("gradable", pl.Boolean, np.bool_),
-            undecided=matrix("undecided", pl.Boolean, np.bool_),
-        )
+    def _require(
+        self, evaluation: str | None, candidates: Collection[str] | None
+    ) -> list[Accepted]:
+        sound = self._sound(self._entries(evaluation, candidates))
+        if not sound:
+            raise UserError(
+                f"no score table of evaluation '{evaluation or 'any'}' is accepted yet",
+                path=self._paths.folder,
+            )
+        return sound
+
+    def _batches(self, entries: Sequence[Accepted], whole: bool = False) -> list[_Batch]:
+        """Return how tables are read: some files at once, or a part of a file of joined tables.
+
+        Args:
+            entries: the tables, all of them sound.
+            whole: batches may be of any size.
+        """
+        limit = sys.maxsize if whole else _BATCH_ROWS
+        singles: list[tuple[Path, Accepted]] = []
+        joined: dict[Path, list[tuple[JoinedTable, Accepted]]] = {}
+        for entry in entries:
+            place = self._tables.scores(_where(entry))
+            if place.table is None:
+                singles.append((place.path, entry))
+            else:
+                joined.setdefault(place.path, []).append((place.table, entry))
+        found = []
+        for part in _cut(singles, [entry.rows for _, entry in singles], limit):
+            rows = _scanned([path for path, _ in part])
+            found.append(_Batch(rows, [(entry.candidate, entry.rows) for _, entry in part]))
+        for path, tables in joined.items():
+            tables.sort(key=lambda pair: pair[0].first)
+            found += _joined_batches(path, tables, limit)
+        return found
 
     def _entries(
         self, evaluation: str | None, candidates: Collection[str] | None
@@ -217,82 +211,113 @@ class Frames:
             if evaluation in (None, name) and (candidates is None or candidate in candidates)
         ]
 
-    def _check_whole(
-        self,
-        at: tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]],
-        shape: tuple[int, int],
-        evaluation: str,
-        candidates: Sequence[str],
-    ) -> None:
-        """Every candidate has every item: comparisons never shrink to what is left."""
-        there = np.zeros(shape, dtype=np.bool_)
-        there[at] = True
-        for name, missing in zip(candidates, (~there).sum(axis=1).tolist(), strict=True):
-            if missing:
-                raise DamageError(
-                    f"candidate {name} lacks {missing} of {shape[1]} items of '{evaluation}'",
-                    hint="run `l2s verify`; comparisons never shrink to what is left",
-                    path=self._paths.folder,
-                )
-
-    def _sound(self, entries: Iterable[Accepted]) -> list[Accepted]:
-        """Return the entries whose tables are sound; a table is read again only if it changed."""
-        stamps = [(entry, stamp) for entry in entries if (stamp := self._hashed(entry))]
-        fresh = [e for e, stamp in stamps if self._verified.get(self._path(e)) != stamp]
-        counted = _row_counts([self._path(entry) for entry in fresh])
-        sound = []
-        for entry, stamp in stamps:
-            path = self._path(entry)
-            # The journal's count stands apart from the receipt.
-            if counted.get(path, entry.rows) != entry.rows:
-                text = f"{counted[path]} rows, {entry.rows} were accepted"
-                self._leave_out(DamageError(text, path=path))
+    def _sound(self, entries: Sequence[Accepted]) -> list[Accepted]:
+        """Return the entries whose tables are sound; a file is hashed again only if it changed."""
+        places: dict[Path, list[tuple[Accepted, Place]]] = {}
+        for entry in entries:
+            try:
+                place = self._tables.scores(_where(entry))
+            except DamageError as error:
+                self._leave_out(error)
                 continue
-            self._verified[path] = stamp
-            sound.append(entry)
-        return sound
+            places.setdefault(place.path, []).append((entry, place))
+        with ThreadPoolExecutor(_THREADS) as pool:
+            errors = list(pool.map(self._checked, places.values()))
+        for damage in filter(None, errors):
+            self._leave_out(damage)
+        pairs = zip(places.values(), errors, strict=True)
+        sound = {_where(entry) for found, damage in pairs if damage is None for entry, _ in found}
+        return [entry for entry in entries if _where(entry) in sound]
 
-    def _hashed(self, entry: Accepted) -> Stamp | None:
-        """Return what tells a table's file from a later one, once its hash is right."""
-        path = self._path(entry)
+    def _checked(self, tables: Sequence[tuple[Accepted, Place]]) -> DamageError | None:
+        """Check a file, and that it holds tables which were accepted."""
+        path = tables[0][1].path
         try:
-            info = path.stat()
-            stamp = (info.st_size, info.st_mtime_ns, info.st_ino)
-            if self._verified.get(path) != stamp:
-                self._check(path, entry)
+            stamp = stamp_of(path)
+            fresh = [pair for pair in tables if self._verified.get(_where(pair[0])) != stamp]
+            for entry, place in fresh:
+                self._check(entry, place)
+            if fresh and self._hashed.get(path) != stamp:
+                self._hash(*fresh[0])
+                self._hashed[path] = stamp
+            self._verified |= {_where(entry): stamp for entry, _ in fresh}
         except FileNotFoundError:
-            self._leave_out(DamageError("an accepted score table is missing", path=path))
+            return DamageError("an accepted score table is missing", path=path)
         except DamageError as error:
-            self._leave_out(error)
-        else:
-            return stamp
+            return error
         return None
 
-    def _check(self, path: Path, entry: Accepted) -> None:
-        receipt = self.receipt(entry.evaluation, entry.candidate)
+    def _check(self, entry: Accepted, place: Place) -> None:
+        receipt = self._tables.receipt(_where(entry))
         if receipt.content_sha256 != entry.content_sha256:
-            raise DamageError("its receipt is not the one that was accepted", path=path)
-        if sha256_file(path) != receipt.file_sha256:
+            raise DamageError("its receipt is not the one that was accepted", path=place.path)
+        # The journal's count stands apart from the receipt and from the manifest.
+        if place.table is not None and place.table.rows != entry.rows:
+            text = f"{place.table.rows} rows, {entry.rows} were accepted"
+            raise DamageError(text, path=place.path)
+
+    def _hash(self, entry: Accepted, place: Place) -> None:
+        """Compare a file with what was written down of it, by sha256 and by the rows it has."""
+        if place.manifest is not None:
+            expected, rows = place.manifest.file_sha256, place.manifest.rows
+        else:
+            expected, rows = self._tables.receipt(_where(entry)).file_sha256, entry.rows
+        if sha256_file(place.path) != expected:
             raise DamageError(
-                "the sha256 differs from the receipt's",
+                f"the sha256 differs from the {'manifest' if place.manifest else 'receipt'}'s",
                 hint="`l2s verify --quarantine` moves it away, `l2s run` evaluates it again",
-                path=path,
+                path=place.path,
             )
+        from l2s_hpc.store.scores import rows_in
+
+        found = rows_in(place.path)
+        if found != rows:
+            raise DamageError(f"{found} rows, {rows} were accepted", path=place.path)
 
     def _leave_out(self, error: DamageError) -> None:
         if self._strict:
             raise error
         warnings.warn(f"left out: {error}", stacklevel=5)
 
-    def _path(self, entry: Accepted) -> Path:
-        return self._paths.scores(entry.evaluation, entry.generation, entry.candidate)
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of tables that stand one after another; candidate and number of rows of each."""
+
+    rows: pl.LazyFrame
+    tables: list[tuple[str, int]]
 
 
-def _row_counts(files: Sequence[Path]) -> dict[Path, int]:
-    """Return the rows of each table, from the files' footers alone."""
-    if not files:
-        return {}
-    scan = pl.scan_parquet(
-        list(files), hive_partitioning=False, glob=False, include_file_paths="file"
-    )
-    return {Path(file): rows for file, rows in scan.group_by("file").len().collect().iter_rows()}
+def _where(entry: Accepted) -> Where:
+    return entry.evaluation, entry.generation, entry.candidate
+
+
+def _scanned(files: list[Path]) -> pl.LazyFrame:
+    return pl.scan_parquet(files, hive_partitioning=False, glob=False)
+
+
+def _joined_batches(
+    path: Path, tables: Sequence[tuple[JoinedTable, Accepted]], limit: int
+) -> Iterator[_Batch]:
+    """Yield the rows of some tables of a joined file, as few slices as they stand in."""
+    for part in _cut(tables, [table.rows for table, _ in tables], limit):
+        slices: list[tuple[int, int]] = []
+        for table, _ in part:
+            if slices and sum(slices[-1]) == table.first:
+                slices[-1] = (slices[-1][0], slices[-1][1] + table.rows)
+            else:
+                slices.append((table.first, table.rows))
+        rows = pl.concat([_scanned([path]).slice(first, count) for first, count in slices])
+        yield _Batch(rows, [(entry.candidate, entry.rows) for _, entry in part])
+
+
+def _cut(tables: Sequence[_T], rows: Sequence[int], limit: int) -> Iterator[Sequence[_T]]:
+    """Yield tables in parts of at most so many rows, and at least one table."""
+    start = held = 0
+    for end, count in enumerate(rows):
+        if held and held + count > limit:
+            yield tables[start:end]
+            start, held = end, 0
+        held += count
+    if start < len(tables):
+        yield tables[start:]

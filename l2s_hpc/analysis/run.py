@@ -16,22 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from l2s_hpc.analysis.candidates import candidate_frame, front_row
-from l2s_hpc.analysis.compared import best_measured, comparable
+from l2s_hpc.analysis.bounded import most_accurate, shortest
+from l2s_hpc.analysis.candidates import candidate_frame
+from l2s_hpc.analysis.compared import comparable
+from l2s_hpc.analysis.comparison import comparison_rows
 from l2s_hpc.analysis.cost import Cost, cost
 from l2s_hpc.analysis.fitness import Measures, measures
 from l2s_hpc.analysis.frames import Frames, ScoreTensor
+from l2s_hpc.analysis.front import front_rows
+from l2s_hpc.analysis.items import ItemMatrix, matrix, transferred
+from l2s_hpc.analysis.lengths import lengths
 from l2s_hpc.analysis.nodes import Node, nodes
 from l2s_hpc.analysis.notebook import as_html
+from l2s_hpc.analysis.outputs import Shown, differences, outputs, show
 from l2s_hpc.analysis.samples import sample_rows
-from l2s_hpc.analysis.tradeoff import (
-    Hypervolume,
-    feasible_by_generation,
-    hypervolume_of,
-    search_front,
-)
-from l2s_hpc.analysis.transfer import TRANSFER_KEYS, Row, transfer_rows
-from l2s_hpc.errors import DamageError, UserError
+from l2s_hpc.analysis.tradeoff import Hypervolume, attainment, hypervolume
+from l2s_hpc.analysis.transfer import Row, ntr_rows, transfer_rows
+from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
@@ -40,6 +41,8 @@ from l2s_hpc.store.state import RunState, read_state
 if TYPE_CHECKING:
     import polars as pl
 
+    from l2s_hpc.analysis.forensics import Forensics
+    from l2s_hpc.analysis.noise import Noise
     from l2s_hpc.config import SearchConfig
 
 
@@ -87,6 +90,7 @@ class Run:
         self.labels = info.labels()
         self._frames = Frames(paths, state.accepted.values(), strict)
         self._measured: dict[tuple[str, ...], dict[str, Measures]] = {}
+        self._fronts: dict[tuple[Any, ...], list[Row]] = {}
         self._tables: dict[tuple[str, ...], list[Row]] = {}
 
     @property
@@ -154,6 +158,10 @@ class Run:
         frames, known = comparable(self._frames, evaluation, (), lacks)
         return frames.tensor(evaluation, known, benchmark)
 
+    def comparable(self, evaluation: str, without: Iterable[str] = ()) -> tuple[Frames, list[str]]:
+        """Return the tables without some benchmarks, and who has all the others there."""
+        return comparable(self._frames, evaluation, sorted(set(without)), self.info.lacks)
+
     def measures(self, evaluation: str, without: Iterable[str] = ()) -> dict[str, Measures]:
         """Return the measures of every candidate with a table in an evaluation; none: empty.
 
@@ -167,39 +175,43 @@ class Run:
             self._measured[key] = measures(frames, evaluation, known, parents) if known else {}
         return self._measured[key]
 
-    def front(self, evaluation: str | None = None, without: Iterable[str] = ()) -> list[Row]:
-        """Return the front as rows, the shortest answers first.
+    def front(
+        self,
+        split: str | None = None,
+        on: Iterable[str] | None = None,
+        without: Iterable[str] = (),
+    ) -> list[Row]:
+        """Return the front as rows, the shortest answers first; see `front.front_rows`.
 
-        A row holds candidate, label, generation, genome (in the order of `genes`), picks (the names
-        under which it was picked), n, n_gradable, the measures of `fitness.RATES` and every
-        objective.
-
-        Args:
-            evaluation: None means the final front in `best_evaluation()`; `search` the feasible
-                candidates that none dominates in the generations told so far; any other name the
-                final front there. A candidate without a table there is left out. Without a search
-                it is what `best_measured` returns.
-            without: benchmarks that are left out.
-
-        Raises:
-            UserError: the final front is not fixed yet.
-            DamageError: a table is damaged or missing (unless not strict).
+        `on` names the measures by which it is taken, such as `("ntr", "tokens")`, among all
+        feasible candidates with a table in the split; None means the search's own front.
         """
-        evaluation = evaluation or self.best_evaluation()
-        searched = self.info.purpose == "search"
-        if searched and evaluation != "search" and self.state.front is None:
-            raise UserError(
-                "the final front is not fixed yet",
-                hint="front('search') is that of the search so far",
-                path=self.folder,
-            )
-        measured = self.measures(evaluation, without)
-        if searched:
-            chosen = search_front(self.state) if evaluation == "search" else self.state.front or ()
-        else:
-            chosen = best_measured(measured, self.parents.values())
-        rows = [front_row(self, c, measured[c]) for c in chosen if c in measured]
-        return sorted(rows, key=lambda row: (row["tokens"] or 0.0, row["candidate"]))
+        key = (split, None if on is None else tuple(on), tuple(without))
+        if key not in self._fronts:
+            self._fronts[key] = front_rows(self, *key)
+        return [dict(row) for row in self._fronts[key]]
+
+    def attainment(self, evaluation: str | None = None) -> list[Row]:
+        """Return what the front needs to reach each reference; see `tradeoff.attainment`."""
+        return attainment(self, evaluation)
+
+    def shortest(
+        self, within: float = 0.01, of: str | None = None, evaluation: str | None = None
+    ) -> Row:
+        """Return the shortest candidate that loses at most `within` accuracy; see `bounded`."""
+        return shortest(self, within, of, evaluation)
+
+    def most_accurate(
+        self, tokens: float, of: str | None = None, evaluation: str | None = None
+    ) -> Row:
+        """Return the most accurate candidate of at most so many mean tokens; see `bounded`."""
+        return most_accurate(self, tokens, of, evaluation)
+
+    def lengths(
+        self, evaluation: str | None = None, candidates: Iterable[str] | None = None
+    ) -> pl.DataFrame:
+        """Return how long answers are, by candidate and benchmark; see `lengths.lengths`."""
+        return lengths(self, evaluation, candidates)
 
     def table(
         self,
@@ -229,18 +241,44 @@ class Run:
             return list(found)
         return [row for c in dict.fromkeys(candidates) for row in found if row["candidate"] == c]
 
-    def ntr(self, evaluation: str | None = None, without: Iterable[str] = ()) -> list[Row]:
+    def ntr(
+        self,
+        evaluation: str | None = None,
+        parents: Iterable[str] | None = None,
+        by: str | None = None,
+        without: Iterable[str] = (),
+    ) -> list[Row]:
         """Return the transfer rates by candidate and benchmark, parents included.
 
-        A row holds candidate, label, benchmark (a name, `all` = pooled over items, `macro` = mean
-        over benchmarks), n, n_gradable, accuracy, accuracy_gradable, undecided, ntr, ntr_low,
-        ntr_high, ptr, ptr_low, ptr_high; the ends are those of a 95 % interval, and a rate without
-        denominator is None.
+        Rows have the columns of `transfer.TRANSFER_KEYS`; the ends are those of a 95 % interval,
+        and accuracy = u (1 - NTR) + (1 - u) PTR in all rows but `macro`.
+
+        Args:
+            evaluation: None means `best_evaluation()`.
+            parents: what counts as solved, by name or candidate; None means the run's parents.
+            by: `benchmark` (with `all` and `macro`), or `level` or `subject` of each benchmark.
+            without: benchmarks that are left out, as in `measures`.
         """
-        return [
-            {key: row[key] for key in TRANSFER_KEYS}
-            for row in self.table(evaluation, without=without)
-        ]
+        return ntr_rows(self, evaluation or self.best_evaluation(), parents, by, without)
+
+    def compare(
+        self,
+        a: str,
+        b: str | Iterable[str],
+        evaluation: str | None = None,
+        without: Iterable[str] = (),
+    ) -> list[Row]:
+        """Return how candidates b differ from candidate a, item by item; see `comparison.Row`."""
+        others = [b] if isinstance(b, str) else [*b]
+        return comparison_rows(self, a, others, evaluation, without)
+
+    def transferred(self, candidate: str, evaluation: str | None = None) -> pl.DataFrame:
+        """Return the items that a candidate lost or gained; see `items.transferred`."""
+        return transferred(self, candidate, evaluation)
+
+    def matrix(self, benchmark: str | None = None, evaluation: str | None = None) -> ItemMatrix:
+        """Return who solves which item of a benchmark (None: of all); see `items.ItemMatrix`."""
+        return matrix(self, benchmark, evaluation)
 
     def samples(
         self, evaluation: str | None = None, candidates: Iterable[str] | None = None
@@ -265,38 +303,48 @@ class Run:
         Raises:
             UserError: the first parent has no table there yet, or none with tokens.
         """
-        measured = self.measures(evaluation)
-        slow = next(iter(self.parents.values()), "")
-        slow_tokens = float(measured.get(slow, {}).get("tokens") or 0.0)
-        if not slow_tokens:
-            message = f"no tokens of the first parent are known in evaluation '{evaluation}'"
-            raise UserError(message, path=self.folder)
+        return hypervolume(self, evaluation)
 
-        def reached(candidates: Iterable[str]) -> float:
-            points = [measured[c] for c in dict.fromkeys(candidates) if c in measured]
-            pairs = [(float(p["accuracy"] or 0.0), float(p["tokens"] or 0.0)) for p in points]
-            return hypervolume_of(pairs, slow_tokens)
+    def outputs(self, candidate: str, evaluation: str | None = None) -> pl.LazyFrame:
+        """Return a candidate's full texts (see docs/scores.md), compared with its receipt.
 
-        # After a search has grown, tables of an earlier choice stay; only the last one counts.
-        chosen = self.state.stages.get(evaluation)
-        generations = [
-            [c for c in seen if chosen is None or c in chosen]
-            for seen in feasible_by_generation(self.state)
-        ]
-        ids = self.info.reference_ids()
-        sweep = [candidate for label, candidate in ids.items() if label.startswith("sweep.")]
-        plain = [candidate for label, candidate in ids.items() if not label.startswith("sweep.")]
-        return Hypervolume(
-            evaluation=evaluation,
-            generations=tuple(reached(seen) for seen in generations),
-            sweep=reached(sweep) if any(c in measured for c in sweep) else None,
-            average=reached(plain),
-            slow_tokens=slow_tokens,
-        )
+        Raises:
+            UserError: no such candidate (see `names.resolve`), or its texts are not here.
+            DamageError: the texts, or the receipt, are damaged.
+        """
+        return outputs(self, candidate, evaluation)
+
+    def show(
+        self, candidate: str, item: str, evaluation: str | None = None, sample: int = 0
+    ) -> Shown:
+        """Return what a candidate and the parents answered to an item; see `outputs.show`."""
+        return show(self, self._frames, candidate, item, evaluation, sample)
+
+    def diff(
+        self, a: str, b: str, evaluation: str | None = None, benchmark: str | None = None
+    ) -> pl.DataFrame:
+        """Return the items of which one of two is right; see `outputs.differences`."""
+        return differences(self, self._frames, a, b, evaluation, benchmark)
 
     def cost(self) -> Cost:
         """Return what the run has cost so far."""
         return cost(self.state, self.receipts(), self.labels)
+
+    def forensics(self) -> Forensics:
+        """Return how the search went: genomes, generations, waits, genes."""
+        return self._course
+
+    @cached_property
+    def _course(self) -> Forensics:
+        from l2s_hpc.analysis.forensics import forensics
+
+        return forensics(self)
+
+    def noise(self) -> Noise | None:
+        """Return how far scores differ by noise alone (`noise.Noise`); None if not measured."""
+        from l2s_hpc.analysis.noise import noise
+
+        return noise(self, self._frames)
 
     def nodes(self) -> list[Node]:
         """Return the nodes that made the accepted tables, by device and host."""
@@ -319,9 +367,8 @@ class Run:
             return "stopped"
         if self.info.purpose == "evaluate":
             return "evaluating"
-        for evaluation in ("report", "selection"):
-            if evaluation in self.state.stages:
-                return f"in the {evaluation} evaluation"
+        if self.state.stages:
+            return f"in the {list(self.state.stages)[-1]} evaluation"
         return f"searching, {self.state.told} generations told"
 
     def __repr__(self) -> str:

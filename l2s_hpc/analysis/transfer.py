@@ -3,125 +3,234 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2s_hpc.analysis.fitness import RATES
-from l2s_hpc.analysis.frames import Frames, ScoreTensor
+from l2s_hpc.analysis.frames import Frames
+from l2s_hpc.analysis.items import groups_of
+from l2s_hpc.analysis.names import resolve
+from l2s_hpc.analysis.verdicts import Verdicts, read_verdicts
+from l2s_hpc.errors import UserError
 from l2s_hpc.measures.intervals import Interval, macro_interval, mean_interval, rate_interval
+from l2s_hpc.measures.transfer import Shares
+
+if TYPE_CHECKING:
+    from l2s_hpc.analysis.run import Run
 
 Row = dict[str, Any]
 """One candidate on one benchmark; `all` pools over items, `macro` is the unweighted mean over
-benchmarks. `solved` is how many of the `n` items some parent solves: NTR is a share of those, PTR
-of the others. `accuracy_gradable` is the accuracy on the `n_gradable` items whose gold a rule can
-judge, `undecided` the share of answers without a decision, which count as wrong. Rates lie in
-[0, 1], `tokens` and those of right answers (`tokens_right`) are means; `_low` and `_high` are the
-ends of a 95 % interval. None is a rate without denominator, or one whose parents have no table, or
-what an import could not know."""
+benchmarks. `solved` is how many of the `n` items some parent solves, and `u` their share: NTR is a
+share of those, PTR of the others. `accuracy_gradable` is the accuracy on the `n_gradable` items
+whose gold a rule can judge, `undecided` the share of answers without a decision, which count as
+wrong. Rates lie in [0, 1], `tokens` and those of right answers (`tokens_right`) are means; `_low`
+and `_high` are the ends of a 95 % interval. None is a rate without denominator, or one whose
+parents have no table, or what an import could not know."""
 
 TRANSFER_KEYS = (
-    "candidate", "label", "benchmark", "n", "n_gradable", "accuracy", "accuracy_gradable",
-    "undecided", "ntr", "ntr_low", "ntr_high", "ptr", "ptr_low", "ptr_high",
+    "candidate", "benchmark", "n", "accuracy", "ntr", "ntr_low", "ntr_high", "ptr", "ptr_low",
+    "ptr_high", "label", "u", "n_gradable", "accuracy_gradable", "undecided",
 )  # fmt: skip
+"""The columns of `l2s ntr`: those that are promised, then those that explain them."""
+
+
+def ntr_rows(
+    run: Run,
+    evaluation: str,
+    parents: Iterable[str] | None,
+    by: str | None,
+    without: Iterable[str],
+) -> list[Row]:
+    """Return the transfer rates of a run's candidates; see `Run.ntr`."""
+    frames, known = run.comparable(evaluation, without)
+    if parents is None:
+        chosen = run.parents if set(run.parents.values()) <= set(known) else {}
+    else:
+        chosen = {name: resolve(run, name) for name in parents}
+        for name, candidate in chosen.items():
+            if candidate not in known:
+                raise UserError(f"parent {name} has no table in '{evaluation}'", path=run.folder)
+    if not known:
+        return []
+    if not chosen:
+        warnings.warn(_no_parents(run, evaluation), stacklevel=3)
+    keys = list(TRANSFER_KEYS)
+    if by in (None, "benchmark"):
+        rows = transfer_rows(frames, evaluation, known, chosen, full=False)
+    else:
+        groups = groups_of(run, evaluation, str(by))
+        rows = grouped_rows(frames, evaluation, known, chosen, groups, str(by))
+        keys.insert(2, str(by))
+    labelled = [row | {"label": run.labels.get(row["candidate"])} for row in rows]
+    return [{key: row[key] for key in keys} for row in labelled]
 
 
 def transfer_rows(
-    frames: Frames, evaluation: str, candidates: Sequence[str], parents: Mapping[str, str]
+    frames: Frames,
+    evaluation: str,
+    candidates: Sequence[str],
+    parents: Mapping[str, str],
+    full: bool = True,
 ) -> list[Row]:
     """Return the rows of candidates in an evaluation: per candidate `all`, `macro`, benchmarks.
 
-    Everything comes from the first sample of each item, so that in every row but `macro`
-    accuracy = u (1 - NTR) + (1 - u) PTR with u = solved / n.
+    Everything comes from all samples of each item (see `measures.transfer.shares`), so that in
+    every row but `macro` accuracy = u (1 - NTR) + (1 - u) PTR, where a rate of None has no weight.
 
     Args:
         frames: the run's tables.
         evaluation: its name.
         candidates: candidate ids, all with a table there.
         parents: the parents' candidate ids by name; none gives rows without transfer rates.
+        full: with the intervals of accuracy and tokens, which take as long as those of transfer.
 
     Raises:
         DamageError: a table is damaged, or a candidate lacks items of its parents.
     """
-    ids = list(dict.fromkeys([*parents.values(), *candidates]))
-    tensor = frames.tensor(evaluation, ids)
-    of_parents = [ids.index(parent) for parent in parents.values()]
-    wanted = [ids.index(candidate) for candidate in candidates]
-    solved = (tensor.values[of_parents] == 1).any(axis=0) if parents else None
-    names = sorted(set(tensor.benchmarks.tolist()))
-    parts = {"all": np.ones(len(tensor.items), dtype=np.bool_)}
-    parts |= {name: tensor.benchmarks == name for name in names}
-    found = {name: _part(tensor, wanted, solved, chosen) for name, chosen in parts.items()}
-    found["macro"] = _macro(tensor, wanted, solved, [parts[name] for name in names], found, names)
+    verdicts = read_verdicts(frames, evaluation, _ids(candidates, parents))
+    transfer = verdicts.shares([*parents.values()], candidates) if parents else None
+    wanted = [verdicts.row(candidate) for candidate in candidates]
+    names = sorted(set(verdicts.benchmarks.tolist()))
+    parts = {"all": np.ones(len(verdicts.items), dtype=np.bool_)}
+    parts |= {name: verdicts.benchmarks == name for name in names}
+    found = {name: _part(verdicts, wanted, transfer, part, full) for name, part in parts.items()}
+    each = {name: parts[name] for name in names}
+    found["macro"] = _macro(verdicts, wanted, transfer, each, found, full)
+    plain = {name: _plain(columns) for name, columns in found.items()}
     return [
-        {"candidate": candidate, "benchmark": name, **_at(found[name], index)}
+        {"candidate": candidate, "benchmark": name, **_at(plain[name], index)}
         for index, candidate in enumerate(candidates)
         for name in ("all", "macro", *names)
     ]
 
 
+def grouped_rows(
+    frames: Frames,
+    evaluation: str,
+    candidates: Sequence[str],
+    parents: Mapping[str, str],
+    groups: Mapping[tuple[str, str], str],
+    by: str,
+) -> list[Row]:
+    """Return the rows of candidates on each group of items of each benchmark.
+
+    Args:
+        frames, evaluation, candidates, parents: as for `transfer_rows`.
+        groups: the group of each (benchmark, item); items without one are in no row.
+        by: the name of the column that holds a row's group, such as `level`.
+
+    Raises:
+        DamageError: as `transfer_rows`.
+    """
+    verdicts = read_verdicts(frames, evaluation, _ids(candidates, parents))
+    transfer = verdicts.shares([*parents.values()], candidates) if parents else None
+    wanted = [verdicts.row(candidate) for candidate in candidates]
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, item in enumerate(verdicts.items):
+        if item in groups:
+            places.setdefault((item[0], groups[item]), []).append(place)
+    found = {}
+    for group in sorted(places):
+        chosen = np.zeros(len(verdicts.items), dtype=np.bool_)
+        chosen[places[group]] = True
+        found[group] = _plain(_part(verdicts, wanted, transfer, chosen, full=False))
+    return [
+        {"candidate": candidate, "benchmark": benchmark, by: group, **_at(columns, index)}
+        for index, candidate in enumerate(candidates)
+        for (benchmark, group), columns in found.items()
+    ]
+
+
+def _ids(candidates: Sequence[str], parents: Mapping[str, str]) -> list[str]:
+    return list(dict.fromkeys([*parents.values(), *candidates]))
+
+
 def _part(
-    tensor: ScoreTensor,
+    verdicts: Verdicts,
     wanted: Sequence[int],
-    solved: NDArray[np.bool_] | None,
+    transfer: Shares | None,
     chosen: NDArray[np.bool_],
+    full: bool,
 ) -> Row:
     """Return the columns of one benchmark, or of all; each an array `[wanted]` or a number."""
-    right = tensor.values[wanted][:, chosen] == 1
-    strata, everything = tensor.benchmarks[chosen], np.ones(int(chosen.sum()), dtype=np.bool_)
-    tokens, gradable = tensor.tokens[wanted][:, chosen], tensor.gradable[wanted][:, chosen]
+
+    def of(values: NDArray[Any]) -> NDArray[Any]:
+        return values[wanted][:, chosen]
+
+    right, tokens, gradable = of(verdicts.right), of(verdicts.tokens), of(verdicts.gradable)
+    strata = verdicts.benchmarks[chosen]
     row = {
         "n": int(chosen.sum()),
         "n_gradable": gradable.sum(axis=1),
         "solved": None,
-        **_columns("accuracy", right.mean(axis=1), rate_interval(right, everything, strata)),
-        **_columns("tokens", tokens.mean(axis=1), _mean_ends(tokens, strata)),
-        "accuracy_gradable": _mean_among(right, gradable),
-        "undecided": tensor.undecided[wanted][:, chosen].mean(axis=1),
-        "tokens_right": _mean_among(tokens, right),
-        "truncation": tensor.truncated[wanted][:, chosen].mean(axis=1),
+        "u": None,
+        "accuracy": right.mean(axis=1),
+        "tokens": tokens.mean(axis=1),
+        "accuracy_gradable": _ratio((right * gradable).sum(axis=1), gradable.sum(axis=1)),
+        "undecided": of(verdicts.undecided).mean(axis=1),
+        "tokens_right": _ratio(of(verdicts.tokens_of_right).sum(axis=1), right.sum(axis=1)),
+        "truncation": of(verdicts.truncated).mean(axis=1),
     }
-    if solved is None:
+    if full:
+        row |= _ends("accuracy", rate_interval(right, np.ones(strata.size), strata))
+        row |= _ends("tokens", _mean_ends(tokens, strata))
+    if transfer is None:
         return row | _no_transfer(len(wanted))
-    kept = solved[chosen]
-    row["solved"] = int(kept.sum())
-    for name, hit, base in (("ntr", kept & ~right, kept), ("ptr", ~kept & right, ~kept)):
-        rate = hit.sum(axis=1) / base.sum() if base.any() else np.full(len(wanted), np.nan)
-        row |= _columns(name, rate, rate_interval(hit, base, strata))
+    solved = transfer.solved[chosen]
+    total = float(solved.sum())
+    row |= {"solved": int(total) if total.is_integer() else total, "u": total / solved.size}
+    for name, hit, base in _rates(transfer):
+        hit, base = hit[:, chosen], base[chosen]
+        rate = _ratio(hit.sum(axis=1), np.full(len(hit), base.sum()))
+        row |= {name: rate, **_ends(name, rate_interval(hit, base, strata))}
     return row
 
 
 def _macro(
-    tensor: ScoreTensor,
+    verdicts: Verdicts,
     wanted: Sequence[int],
-    solved: NDArray[np.bool_] | None,
-    parts: Sequence[NDArray[np.bool_]],
+    transfer: Shares | None,
+    each: Mapping[str, NDArray[np.bool_]],
     found: Mapping[str, Row],
-    names: Sequence[str],
+    full: bool,
 ) -> Row:
     """Return the columns of the unweighted mean over benchmarks; NaN if a benchmark has NaN."""
-    right = tensor.values[wanted] == 1
-    everything = np.ones(right.shape[1], dtype=np.bool_)
-    row = {name: found["all"][name] for name in ("n", "n_gradable", "solved")}
+    row = {name: found["all"][name] for name in ("n", "n_gradable", "solved", "u")}
     for name in RATES:
-        row[name] = np.mean([found[part][name] for part in names], axis=0)
-    row |= _ends("accuracy", _macro_interval(right, everything, parts))
-    # The mean over benchmarks is the mean over items of tokens that are weighted by benchmark.
-    weight = sum(part * (right.shape[1] / (len(parts) * part.sum())) for part in parts)
-    row |= _ends("tokens", _mean_ends(tensor.tokens[wanted] * weight, tensor.benchmarks))
-    if solved is None:
+        row[name] = np.mean([found[part][name] for part in each], axis=0)
+    parts = [*each.values()]
+    if full:
+        right = verdicts.right[wanted]
+        row |= _ends("accuracy", _macro_interval(right, np.ones(right.shape[1]), parts))
+        # The mean over benchmarks is the mean over items of tokens that are weighted by benchmark.
+        weight = sum(part * (part.size / (len(parts) * part.sum())) for part in parts)
+        row |= _ends("tokens", _mean_ends(verdicts.tokens[wanted] * weight, verdicts.benchmarks))
+    if transfer is None:
         return row | _no_transfer(len(wanted))
-    row |= _ends("ntr", _macro_interval(solved & ~right, solved, parts))
-    return row | _ends("ptr", _macro_interval(~solved & right, ~solved, parts))
+    for name, hit, base in _rates(transfer):
+        row |= _ends(name, _macro_interval(hit, base, parts))
+    return row
+
+
+def _rates(transfer: Shares) -> tuple[tuple[str, NDArray[Any], NDArray[Any]], ...]:
+    """Return the name, the numerator and the denominator of each transfer rate, item by item."""
+    return (
+        ("ntr", transfer.lost, transfer.solved),
+        ("ptr", transfer.gained, 1 - transfer.solved),
+    )
 
 
 def _macro_interval(
-    hit: NDArray[np.bool_], base: NDArray[np.bool_], parts: Sequence[NDArray[np.bool_]]
+    hit: NDArray[Any], base: NDArray[Any], parts: Sequence[NDArray[np.bool_]]
 ) -> Interval:
     counts = np.stack([hit[:, part].sum(axis=1) for part in parts], axis=1)
-    return macro_interval(counts, np.array([base[part].sum() for part in parts]))
+    totals = np.array([base[part].sum() for part in parts])
+    # Sums of many shares may miss the end by a rounding step.
+    return macro_interval(np.minimum(counts, totals), totals)
 
 
 def _mean_ends(values: NDArray[np.float64], strata: NDArray[np.str_]) -> Interval:
@@ -134,13 +243,21 @@ def _mean_ends(values: NDArray[np.float64], strata: NDArray[np.str_]) -> Interva
     return Interval(low, high)
 
 
-def _mean_among(values: NDArray[Any], among: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return each candidate's mean of some values; NaN where there are none, or one is unknown."""
-    counts = np.where(np.isfinite(values).all(axis=1), among.sum(axis=1), 0)
-    sums = np.where(among, values, 0).sum(axis=1, dtype=np.float64)
-    means = np.full(len(values), np.nan)
-    np.divide(sums, counts, out=means, where=counts > 0)
-    return means
+def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
+    """Return each candidate's ratio; NaN where there is nothing below."""
+    found = np.full(len(above), np.nan)
+    np.divide(above, below, out=found, where=below > 0)
+    return found
+
+
+def _no_parents(run: Run, evaluation: str) -> str:
+    """Say why no transfer rates are known, and what to do."""
+    lacking = ", ".join(run.labels.get(c, c) for c in run.parents.values())
+    why = f"'{evaluation}' lacks tables of {lacking}" if lacking else "the run names no parents"
+    return (
+        f"NTR and PTR are unknown: {why}; say what counts as solved with "
+        "`l2s ntr RUN --parents CANDIDATE,CANDIDATE`"
+    )
 
 
 def _no_transfer(candidates: int) -> Row:
@@ -148,22 +265,22 @@ def _no_transfer(candidates: int) -> Row:
     return {f"{name}{end}": nothing for name in ("ntr", "ptr") for end in ("", "_low", "_high")}
 
 
-def _columns(name: str, values: NDArray[np.float64], interval: Interval) -> Row:
-    return {name: values, **_ends(name, interval)}
-
-
 def _ends(name: str, interval: Interval) -> Row:
     return {f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _at(columns: Row, index: int) -> Row:
-    """Return one candidate's row, in plain numbers; NaN becomes None."""
+def _plain(columns: Row) -> Row:
+    """Return columns with their arrays as lists of plain numbers; NaN becomes None."""
     return {
-        name: _plain(value[index]) if isinstance(value, np.ndarray) else value
+        name: [None if math.isnan(number) else number for number in value.tolist()]
+        if isinstance(value, np.ndarray)
+        else value
         for name, value in columns.items()
     }
 
 
-def _plain(value: Any) -> float | None:
-    number: float = value.item()
-    return None if math.isnan(number) else number
+def _at(columns: Row, index: int) -> Row:
+    """Return one candidate's row of columns that are plain."""
+    return {
+        name: value[index] if isinstance(value, list) else value for name, value in columns.items()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from l2s_hpc.analysis.nodes import Node
 from l2s_hpc.analysis.page import Child, Html, el, join, table
@@ -18,6 +18,41 @@ def name_of(run: Run, candidate: str) -> str:
     """Return under which names a candidate was picked, else a reference's label, else its id."""
     picks = [name.replace("_", " ") for name, pick in run.state.picks.items() if pick == candidate]
     return " and ".join(picks) or run.labels.get(candidate, candidate)
+
+
+def items_of(run: Run, evaluation: str) -> int:
+    """Return on how many items an evaluation's figures rest; 0 without a table."""
+    measured = run.measures(evaluation)
+    return int(next(iter(measured.values()))["n"] or 0) if measured else 0
+
+
+def optimistic(run: Run, evaluation: str) -> Html:
+    """Return the mark of figures from items that chose the front; nothing for others."""
+    if run.info.purpose == "search" and evaluation in ("search", "selection"):
+        return el("span", "optimistic", class_="tag warn")
+    return Html("")
+
+
+def shown_models(run: Run) -> list[str]:
+    """Return the models that tables name: the front from its longest answers, then references."""
+    known = run.measures(run.best_evaluation())
+    if run.info.imported:
+        return list(known)
+    front = [row["candidate"] for row in reversed(run.front())] if known else []
+    return [c for c in dict.fromkeys([*front, *run.labels]) if c in known]
+
+
+def short_names(run: Run, candidates: Iterable[str]) -> dict[str, str]:
+    """Return what stands beside a model's row in a chart: a name, or the end that tells ids apart.
+
+    That is the head of a hash, and the tail of an imported path.
+    """
+    if run.info.imported:
+        found = {c: run.labels.get(c, c) for c in candidates}
+        short = {c: name if len(name) <= 18 else f"…{name[-17:]}" for c, name in found.items()}
+        return short if len(set(short.values())) == len(short) else found
+    first = {pick: name.replace("_", " ") for name, pick in reversed(run.state.picks.items())}
+    return {c: first.get(c) or run.labels.get(c) or c[:8] for c in candidates}
 
 
 def rate(row: Row, name: str) -> str:

@@ -1,16 +1,16 @@
-"""`l2s verify`, `front`, `ntr`, `report`, `export`: what became of a search."""
+"""`l2s verify`, `ntr`, `compare`, `export`: what became of a search."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from l2s_hpc.cli.cluster import JSON
 from l2s_hpc.cli.imports import WITHOUT, said_warnings
-from l2s_hpc.cli.output import print_json, print_table, stdout
+from l2s_hpc.cli.output import CSV, PARQUET, give_rows, print_json, print_table, ranged, stdout
 
 if TYPE_CHECKING:
     from l2s_hpc.analysis.run import Run
@@ -18,19 +18,13 @@ if TYPE_CHECKING:
 RUN = Annotated[Path, typer.Argument(help="A run directory.")]
 EVALUATION = Annotated[
     str | None,
-    typer.Option("--on", help="search, selection or report; default: the best there is."),
+    typer.Option("--split", help="search, selection or report; default: the best there is."),
 ]
-
-_COLUMNS = (
-    "n", "n_gradable", "accuracy", "accuracy_gradable", "undecided", "tokens", "tokens_right",
-    "truncation", "ntr",
-)  # fmt: skip
-"""The measures in a table of the front; `telling` drops what tells nothing."""
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
-    for verb in (verify, front, ntr, report, export):
+    for verb in (verify, ntr, compare, export):
         app.command()(verb)
 
 
@@ -57,58 +51,84 @@ def verify(
         raise typer.Exit(3)
 
 
-def front(
-    folder: RUN, on: EVALUATION = None, without: WITHOUT = None, as_json: JSON = False
+def ntr(
+    folder: RUN,
+    on: EVALUATION = None,
+    parents: Annotated[
+        str, typer.Option("--parents", help="What counts as solved: slow,fast or other candidates.")
+    ] = "",
+    by: Annotated[
+        str | None, typer.Option("--by", help="benchmark (default), level or subject.")
+    ] = None,
+    without: WITHOUT = None,
+    as_json: JSON = False,
+    csv: CSV = None,
+    parquet: PARQUET = None,
 ) -> None:
-    """Print the final front; with `--on search` the one that is not dominated so far."""
-    from l2s_hpc import open_run
-    from l2s_hpc.analysis.candidates import telling
-
-    with said_warnings():
-        rows = _checked(open_run(folder), on).front(on, without or ())
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(telling(front_rows(rows)), "Front")
-
-
-def ntr(folder: RUN, on: EVALUATION = None, without: WITHOUT = None, as_json: JSON = False) -> None:
     """Print negative and positive transfer rates with their intervals."""
     from l2s_hpc import open_run
     from l2s_hpc.analysis.candidates import telling
 
+    named = [name.strip() for name in parents.split(",") if name.strip()]
     with said_warnings():
-        rows = _checked(open_run(folder), on).ntr(on, without or ())
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(telling(rows), "Transfer against the parents (95 % intervals)")
+        run = _checked(open_run(folder), on)
+        rows = run.ntr(on, named or None, by, without or ())
+    group = [by] if by in ("level", "subject") else []
+    shown = [
+        {
+            **{name: row[name] for name in ("candidate", "label", "benchmark", *group, "n")},
+            "accuracy": row["accuracy"],
+            **{name: ranged(row, name) for name in ("ntr", "ptr")},
+            **{name: row[name] for name in ("n_gradable", "accuracy_gradable", "undecided")},
+        }
+        for row in rows
+    ]
+    against = ", ".join(named) if named else "the parents"
+    title = f"Transfer against {against} (95 % intervals)"
+    give_rows(rows, telling(shown), title, as_json, csv, parquet)
 
 
-def report(
+def compare(
     folder: RUN,
-    svg: Annotated[
-        Path | None, typer.Option("--svg", help="Also write the front's picture here.")
+    candidates: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="A B…",
+            help="Ids, picks (knee) or references (slow, average); the others against the first.",
+        ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Compare all that are named (default: the front) with it."),
+    ] = None,
+    on: EVALUATION = None,
+    without: WITHOUT = None,
     as_json: JSON = False,
+    csv: CSV = None,
+    parquet: PARQUET = None,
 ) -> None:
-    """Write the one-file HTML report."""
+    """Print how candidates differ on the same items: paired intervals, exact tests, noise."""
     from l2s_hpc import open_run
-    from l2s_hpc.analysis.nodes import differences, node_rows
-    from l2s_hpc.analysis.report import save_front_svg, write_report
-    from l2s_hpc.store.layout import RunPaths
 
-    opened = open_run(folder)
     with said_warnings():
-        path = write_report(opened, RunPaths(folder).report)
-        if svg is not None:
-            save_front_svg(opened, svg)
-    if as_json:
-        nodes = opened.nodes()
-        notes = differences(nodes)
-        print_json({"report": str(path), "nodes": node_rows(nodes), "notes": notes})
-    else:
-        stdout.print(f"report: {path}")
+        run = _checked(open_run(folder), on)
+        a, b = _compared(run, candidates or [], against, on)
+        rows = run.compare(a, b, on, without or ())
+    shown = [
+        {
+            "a": row["label_a"] or row["a"],
+            "b": row["label_b"] or row["b"],
+            **{name: row[name] for name in ("benchmark", "n", "accuracy_a", "accuracy_b")},
+            "difference": ranged(row, "difference", sign=True),
+            "noise sd": row["noise"],
+            "tokens": ranged(row, "tokens_difference", sign=True),
+            "NTR": ranged(row, "ntr_difference", sign=True),
+            **{name: row[name] for name in ("only_a", "only_b", "p_holm")},
+        }
+        for row in rows
+    ]
+    title = "b less a (paired 95 % intervals; McNemar's exact p, Holm-adjusted)"
+    give_rows(rows, shown, title, as_json, csv, parquet)
 
 
 def export(
@@ -138,29 +158,19 @@ def _checked(run: Run, evaluation: str | None) -> Run:
     return run
 
 
-def reference_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
-    """Return the references' rows, with the columns of `front_rows`."""
-    measured = run.measures(evaluation)
-    return [
-        {
-            "candidate": candidate,
-            "label": label,
-            **{name: measured[candidate][name] for name in _COLUMNS},
-            "genome": None,
-        }
-        for candidate, label in run.labels.items()
-        if candidate in measured
-    ]
+def _compared(
+    run: Run, named: Sequence[str], against: str | None, on: str | None
+) -> tuple[str, list[str]]:
+    """Return the candidate that others are compared with, and the others."""
+    from l2s_hpc.analysis.names import resolve
+    from l2s_hpc.errors import UserError
 
-
-def front_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return front rows with the columns that fit a terminal."""
-    return [
-        {
-            "candidate": row["candidate"],
-            "label": ", ".join(row["picks"]) or row["label"],
-            **{name: row[name] for name in _COLUMNS},
-            "genome": row["genome"],
-        }
-        for row in rows
-    ]
+    if against is None:
+        if len(named) < 2:
+            raise UserError(
+                "compare needs two candidates or more",
+                hint="for instance `l2s compare RUN slow knee`, or `--against slow` for the front",
+            )
+        return named[0], list(named[1:])
+    others = list(named) or [row["candidate"] for row in run.front(on)]
+    return against, [one for one in others if resolve(run, one) != resolve(run, against)]

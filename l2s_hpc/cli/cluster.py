@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def fetch(
     job: Annotated[str, typer.Argument(help="A ready search, or a job file.")],
+    site: SITE = "local",
     offline: Annotated[bool, typer.Option("--offline", help="Only check the cache.")] = False,
     record: Annotated[
         Path | None, typer.Option("--record", help="Write revisions and hashes here as JSON.")
@@ -36,12 +37,11 @@ def fetch(
     as_json: JSON = False,
 ) -> None:
     """Bring parents and benchmarks into the hub's cache, on a node with network."""
-    from l2s_hpc.config import load_job
     from l2s_hpc.controller.fetch import fetch as run_fetch
-    from l2s_hpc.controller.resolve import find_job
+    from l2s_hpc.controller.resolve import load
     from l2s_hpc.store.files import write_json
 
-    found = run_fetch(load_job(find_job(job), settings or ()), offline)
+    found = run_fetch(*load(job, site, settings or []), offline)
     if record is not None:
         write_json(record, found)
     if as_json:
@@ -49,8 +49,12 @@ def fetch(
         return
     for kind, entries in found.items():
         for name, entry in entries.items():
-            print_pairs(entry, f"{kind}: {name}")
-    if not any(found.values()):
+            if "note" in entry:
+                where = ": ".join(filter(None, (entry["note"], entry.get("path"))))
+                stdout.print(plain(f"{kind}: {name}: {where}"), markup=False)
+            else:
+                print_pairs(entry, f"{kind}: {name}")
+    if all("note" in entry for entries in found.values() for entry in entries.values()):
         stdout.print("nothing to fetch: everything is shipped or local")
 
 

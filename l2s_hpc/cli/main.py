@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from l2s_hpc.cli import analyse, cluster, evaluate, grade, imports, jobs, plan, search
+from l2s_hpc.cli import (
+    analyse,
+    cluster,
+    compact,
+    evaluate,
+    front,
+    grade,
+    imports,
+    jobs,
+    outputs,
+    plan,
+    report,
+    search,
+)
 from l2s_hpc.cli.output import stderr, stdout
 from l2s_hpc.errors import NO_ROOM, L2SError
 
@@ -41,7 +54,11 @@ search.register(app)
 evaluate.register(app)
 grade.register(app)
 analyse.register(app)
+front.register(app)
+compact.register(app)
+report.register(app)
 imports.register(app)
+outputs.register(app)
 
 
 def _version(value: bool) -> None:

@@ -12,7 +12,8 @@ from rich.progress import Progress as Bar
 
 from l2s_hpc.cli.output import now, plain
 from l2s_hpc.config import SearchConfig
-from l2s_hpc.controller.decide import bad_nodes, under_way
+from l2s_hpc.controller.course import under_way
+from l2s_hpc.controller.decide import bad_nodes
 from l2s_hpc.controller.step import Controller
 
 

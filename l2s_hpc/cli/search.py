@@ -226,7 +226,7 @@ def _finish(folder: Path, as_json: bool) -> None:
     from l2s_hpc import open_run
     from l2s_hpc.analysis.candidates import telling
     from l2s_hpc.analysis.report import write_report
-    from l2s_hpc.cli.analyse import front_rows, reference_rows
+    from l2s_hpc.cli.front import front_rows, reference_rows
     from l2s_hpc.store.layout import RunPaths
 
     opened = open_run(folder)

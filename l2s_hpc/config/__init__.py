@@ -9,6 +9,7 @@ from l2s_hpc.config.job import (
     BudgetConfig,
     GeneConfig,
     ModelSource,
+    NoiseConfig,
     SearchConfig,
     SplitsConfig,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Config",
     "GeneConfig",
     "ModelSource",
+    "NoiseConfig",
     "SearchConfig",
     "SiteConfig",
     "SplitsConfig",

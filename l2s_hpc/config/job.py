@@ -169,6 +169,14 @@ class ReferencesConfig(Config):
     """Points of the one-parameter sweep between the first two parents, the ends included."""
 
 
+class NoiseConfig(Config):
+    """How far scores differ where nothing does: measured in the run, beside the results."""
+
+    twins: int = Field(3, ge=0)
+    """Candidates that answer the selection items once more, in another order: the slow parent, then
+    the picks and others of the final front. 0: none, and no noise is known."""
+
+
 class BudgetConfig(Config):
     """What a search may use; it ends clean, with its report, before it would use more.
 
@@ -176,7 +184,8 @@ class BudgetConfig(Config):
     """
 
     max_gpu_hours: float | None = Field(None, gt=0)
-    """GPU-hours of all attempts, as their receipts tell them; selection and report are reserved."""
+    """GPU-hours of all attempts, as their receipts tell them; what comes after the search is
+    reserved."""
     max_candidates: int | None = Field(None, ge=1)
     """Different candidates that the search evaluates."""
     deadline: AwareDatetime | None = None
@@ -214,6 +223,8 @@ class SearchConfig(Config):
     """How answers are generated."""
     references: ReferencesConfig = ReferencesConfig()
     """What the search is compared with."""
+    noise: NoiseConfig = NoiseConfig()
+    """How far differences can be trusted."""
     budget: BudgetConfig = BudgetConfig()
     """What the search may use."""
 
@@ -252,6 +263,7 @@ OPERATIONAL = (
     "description",
     "search.generations",
     "search.failures",
+    "noise.twins",
     "budget.max_gpu_hours",
     "budget.max_candidates",
     "budget.deadline",

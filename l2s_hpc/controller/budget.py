@@ -17,12 +17,14 @@ class Budget:
         limits: as the job file gives them.
         population: candidates of a generation.
         final: candidates that selection and report evaluate, see `finalists`.
+        twins: those of them that are evaluated again, to measure the noise.
         items: items of each evaluation, by its name.
     """
 
     limits: BudgetConfig = field(default_factory=BudgetConfig)
     population: int = 0
     final: int = 0
+    twins: int = 0
     items: tuple[tuple[str, int], ...] = ()
 
 
@@ -63,7 +65,7 @@ def usage(state: RunState) -> Usage:
 def spent(state: RunState, budget: Budget, now: float) -> str:
     """Return why no other generation fits into the budget; empty if one does.
 
-    Foreseen are: for the next generation, and for selection and report, the mean seconds of a
+    Foreseen are: for the next generation and for what comes after the search, the mean seconds of a
     candidate of the search, in proportion to its items; for the deadline, that the next generation
     lasts as long as they usually do.
     """
@@ -77,7 +79,8 @@ def spent(state: RunState, budget: Budget, now: float) -> str:
         if foreseen > limits.max_gpu_hours:
             return (
                 f"{state.gpu_seconds / 3600:.2f} GPU-hours, and {foreseen:.2f} with another "
-                f"generation, selection and report; budget.max_gpu_hours = {limits.max_gpu_hours:g}"
+                "generation and what comes after the search; "
+                f"budget.max_gpu_hours = {limits.max_gpu_hours:g}"
             )
     if limits.deadline is not None and now + _usual_generation(state) > limits.deadline.timestamp():
         return f"another generation would end after budget.deadline = {limits.deadline}"
@@ -85,14 +88,15 @@ def spent(state: RunState, budget: Budget, now: float) -> str:
 
 
 def _foreseen(state: RunState, budget: Budget) -> float:
-    """Return the seconds that another generation, selection and report may need."""
+    """Return the seconds that another generation, selection, noise and report may need."""
     items = dict(budget.items)
     searched = [tries for (name, _), tries in state.attempts.items() if name == "search"]
     if not searched:
         return 0.0
     a_candidate = sum(a.seconds for tries in searched for a in tries) / len(searched)
-    later = items.get("selection", 0) + items.get("report", 0)
-    shares = budget.final * later / max(items.get("search", 1), 1)
+    later = budget.final * (items.get("selection", 0) + items.get("report", 0))
+    later += budget.twins * items.get("noise", 0)
+    shares = later / max(items.get("search", 1), 1)
     return a_candidate * (budget.population + shares)
 
 

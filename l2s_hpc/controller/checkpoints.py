@@ -8,9 +8,10 @@ from pathlib import Path
 
 from l2s_hpc.config import ModelSource, SiteConfig
 from l2s_hpc.errors import UserError
-from l2s_hpc.evaluation.prompts import template_hash, turn_ends
+from l2s_hpc.evaluation.prompts import OF_THE_TOKENIZER, template_hash, turn_ends
 from l2s_hpc.recipes.models import Model, locate
 from l2s_hpc.recipes.recipe import single_model
+from l2s_hpc.records import short_hash
 from l2s_hpc.store.run import Checkpoint, read_checkpoints
 
 
@@ -62,7 +63,7 @@ def checkpoints(
             source=ModelSource(path=place).model_dump(),
             identity=model.identity,
             stop_ids=tuple(sorted({*model.stop_ids, *turn_ends(model.folder)})),
-            template=template_hash("chat", model.folder),
+            template=short_hash([template_hash(p, model.folder) for p in OF_THE_TOKENIZER]),
             recipe=single_model(name, identities),
         )
         if before and _itself(before) != _itself(new):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import takewhile
 
 from l2s_hpc.controller.actions import (
@@ -12,19 +11,16 @@ from l2s_hpc.controller.actions import (
     Accept,
     Action,
     Adopt,
-    Ask,
     Close,
     Complete,
     End,
     Fail,
-    Fix,
     Penalise,
-    Stage,
     Submit,
-    Tell,
 )
-from l2s_hpc.controller.budget import Budget, spent
+from l2s_hpc.controller.course import begin, conclude, finished, under_way
 from l2s_hpc.controller.judge import Observed, outcome
+from l2s_hpc.controller.policy import Policy
 from l2s_hpc.errors import IncompleteError
 from l2s_hpc.records import otherwise
 from l2s_hpc.store.state import AttemptState, RunState
@@ -60,25 +56,6 @@ _MADE_OTHERWISE = {
 """What to say of what cannot be compared with the run's first table."""
 
 
-@dataclass(frozen=True)
-class Policy:
-    """The settings that decisions depend on.
-
-    `only` is a single evaluation of some candidates in place of a search (`l2s run --smoke`).
-    """
-
-    generations: int
-    attempts: int
-    failures: float
-    references: Mapping[str, str]
-    parents: Mapping[str, str]
-    only: tuple[str, tuple[str, ...]] | None = None
-    resubmit_cancelled: int = 0
-    node_faults: int = 3
-    allow_mixed_gpus: bool = False
-    budget: Budget = field(default_factory=Budget)
-
-
 def decide(state: RunState, observed: Observed, policy: Policy) -> list[Action]:
     """Return what to do now; nothing means wait, or that the run is complete.
 
@@ -105,7 +82,7 @@ def _proceed(state: RunState, observed: Observed, policy: Policy, ending: bool) 
     wanted = under_way(state, policy)
     if wanted is None:
         done = finished(state, policy, observed.now)
-        return [] if done else [_begin(state, policy, observed.now)]
+        return [] if done else [begin(state, policy, observed.now)]
     evaluation, candidates = wanted
     hopeless = _hopeless(state, evaluation, candidates, policy)
     if hopeless:
@@ -115,17 +92,10 @@ def _proceed(state: RunState, observed: Observed, policy: Policy, ending: bool) 
     if missing:
         return _resubmit(state, evaluation, missing, policy)
     if not state.reopened and all(state.settled(evaluation, c) for c in candidates):
-        concluded = _conclude(state, evaluation, policy)
+        concluded = conclude(state, evaluation, policy)
         # Where a job is being ended, the next look shows that it has gone.
         return [] if ending and Complete() in concluded else concluded
     return []
-
-
-def finished(state: RunState, policy: Policy, now: float = 0.0) -> bool:
-    """Return whether nothing is left to do; a completed run whose generations grew is not."""
-    if policy.only is not None and not _only_settled(state, policy.only):
-        return False
-    return state.completed and not _grows(state, policy, now)
 
 
 def bad_nodes(state: RunState, faults: int, mixed: bool = False) -> list[str]:
@@ -194,58 +164,6 @@ def _alike(action: Accept, state: RunState, policy: Policy) -> Action:
     return Fail(action.attempt, kind, f"made on {words}", False, receipt.host, receipt.lasted)
 
 
-def under_way(state: RunState, policy: Policy) -> tuple[str, list[str]] | None:
-    """Return the evaluation under way and its candidates; None between two of them."""
-    if state.reopened:
-        evaluation = min(state.reopened)[0]
-        return evaluation, sorted(c for name, c in state.reopened if name == evaluation)
-    if policy.only is not None:
-        over = state.completed and _only_settled(state, policy.only)
-        return None if over else (policy.only[0], list(policy.only[1]))
-    if state.told < len(state.generations):
-        generation = state.generations[-1]
-        extra = policy.references.values() if len(state.generations) == 1 else ()
-        return "search", list(dict.fromkeys([*extra, *generation.candidates]))
-    if "report" in state.stages and not state.completed:
-        return "report", list(state.stages["report"])
-    if "selection" in state.stages and state.front is None:
-        return "selection", list(state.stages["selection"])
-    return None
-
-
-def _only_settled(state: RunState, only: tuple[str, tuple[str, ...]]) -> bool:
-    """Whether they have their scores: a run that was complete may have got others since."""
-    return all(state.settled(only[0], candidate) for candidate in only[1])
-
-
-def _begin(state: RunState, policy: Policy, now: float) -> Action:
-    if _grows(state, policy, now):
-        return Ask(len(state.generations))
-    return Stage("report" if state.front is not None else "selection")
-
-
-def _grows(state: RunState, policy: Policy, now: float) -> bool:
-    """Whether there is another generation to come; after an empty one there is none."""
-    exhausted = bool(state.generations) and not state.generations[-1].candidates
-    more = len(state.generations) < policy.generations
-    return (
-        more
-        and not exhausted
-        and policy.only is None
-        and (not state.generations or not spent(state, policy.budget, now))
-    )
-
-
-def _conclude(state: RunState, evaluation: str, policy: Policy) -> list[Action]:
-    if policy.only is None and evaluation == "search":
-        return [Tell(len(state.generations) - 1)]
-    if policy.only is None and evaluation == "selection":
-        return [Fix()]
-    # No job is left behind: what is under way still, is waited for, and ended if it lingers.
-    waiting = [batch for batch in state.open_batches.values() if not batch.abandoned]
-    return [] if waiting else [Complete()]
-
-
 def _hopeless(
     state: RunState, evaluation: str, candidates: Sequence[str], policy: Policy
 ) -> list[Penalise]:
@@ -258,7 +176,8 @@ def _hopeless(
             continue
         reason = _given_up(tries, policy)
         if reason:
-            _refuse_if_parent(candidate, reason, policy)
+            if evaluation != "noise":  # there nobody is compared with it
+                _refuse_if_parent(candidate, reason, policy)
             found.append(Penalise(evaluation, candidate, reason))
     return found
 

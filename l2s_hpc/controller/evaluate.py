@@ -24,7 +24,8 @@ from l2s_hpc.controller.resolve import Resolved, engine_of, engine_settings
 from l2s_hpc.controller.start import difference, git_state, side_by_side, versions
 from l2s_hpc.controller.step import Controller
 from l2s_hpc.errors import IncompleteError, UserError, did_you_mean
-from l2s_hpc.evaluation.prompts import preset_faults, read_shots, template_hash
+from l2s_hpc.evaluation.benchmarks import load_all
+from l2s_hpc.evaluation.prompts import OF_THE_TOKENIZER, preset_faults, read_shots, template_hash
 from l2s_hpc.evaluation.whole import all_items
 from l2s_hpc.recipes.genes import Space, space
 from l2s_hpc.recipes.models import Model
@@ -170,8 +171,8 @@ def _evaluation(request: Request, site: SiteConfig) -> Evaluation:
     protocol = Protocol(
         **request.protocol.model_dump(exclude={"few_shot"}),
         shots=read_shots(Path(few_shot).expanduser()) if few_shot else (),
-        # The tokenizer's own template is each model's own, see its file.
-        template="" if preset == "chat" else template_hash(preset, Path()),
+        # What a tokenizer adds is each model's own, see its file.
+        template="" if preset in OF_THE_TOKENIZER else template_hash(preset, Path()),
         stop_ids=(),
         tokenizer="",
         engine=engine_of(site),
@@ -179,10 +180,13 @@ def _evaluation(request: Request, site: SiteConfig) -> Evaluation:
         merge_device=site.device,
     )
     names = list(dict.fromkeys(request.benchmarks))
-    items = all_items(
-        names, site.benchmarks, request.protocol.seed, request.limit, request.other_snapshots
+    benchmarks = load_all(names, site.benchmarks, request.other_snapshots)
+    return Evaluation(
+        name=request.name,
+        protocol=protocol,
+        items=all_items(benchmarks, request.protocol.seed, request.limit),
+        origins={name: benchmark.origin for name, benchmark in benchmarks.items()},
     )
-    return Evaluation(name=request.name, protocol=protocol, items=items)
 
 
 def _check_models(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ from l2s_hpc.recipes.genes import Genome
 from l2s_hpc.recipes.recipe import make_recipe
 from l2s_hpc.records import Receipt, Recipe, cold
 from l2s_hpc.search.evolve import Evolution
-from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.state import read_state
+from l2s_hpc.store.tables import Tables
 
 _OF_ANSWERS = ("generate", "grade", "write")
 """Phases that grow with the answers. The last two cost time of a device only where it waits."""
@@ -40,6 +41,7 @@ class Counts:
         later: of each later generation.
         generations: their number.
         final: on the selection and on the report split, see `finalists`.
+        twins: evaluated on the selection items again, to measure the noise.
     """
 
     searched: int
@@ -47,6 +49,7 @@ class Counts:
     later: int
     generations: int
     final: int
+    twins: int = 0
 
     @property
     def search(self) -> int:
@@ -75,12 +78,14 @@ def first_generation(resolved: Resolved) -> FirstGeneration:
     searched = {recipe.candidate for recipe in recipes}
     references = {recipe.candidate for recipe in resolved.references.values()}
     population = config.search.population
+    final = finalists(len(references), population)
     counts = Counts(
         searched=len(searched),
         first=len(searched | references),
         later=population,
         generations=config.search.generations,
-        final=finalists(len(references), population),
+        final=final,
+        twins=min(config.noise.twins, final),
     )
     return FirstGeneration(genomes, recipes, counts)
 
@@ -128,13 +133,10 @@ def _receipts(folder: Path) -> list[Receipt]:
     if not paths.run_json.exists():
         return []
     state, _ = read_state(paths)
-    found = []
+    tables, found = Tables(paths), []
     for a in state.accepted.values():
-        try:
-            value = read_json(paths.receipt(a.evaluation, a.generation, a.candidate))
-            found.append(Receipt.model_validate(value))
-        except (OSError, ValueError, DamageError):
-            continue
+        with contextlib.suppress(DamageError):
+            found.append(tables.receipt((a.evaluation, a.generation, a.candidate)))
     return [receipt for receipt in found if receipt.rows and receipt.seconds]
 
 
@@ -201,13 +203,14 @@ class Forecast:
 
     Attributes:
         generations: the cost of each generation, in order.
-        selection, report: of what comes after the search.
+        selection, noise, report: of what comes after the search.
         hours: of the clock, if every task starts as soon as the site's own limits let it.
         longest_task: the seconds of the longest task.
     """
 
     generations: tuple[float, ...]
     selection: float
+    noise: float
     report: float
     hours: float
     longest_task: float
@@ -215,7 +218,12 @@ class Forecast:
     @property
     def total(self) -> float:
         """All GPU-hours."""
-        return sum(self.generations) + self.selection + self.report
+        return sum(self.generations) + self.final
+
+    @property
+    def final(self) -> float:
+        """GPU-hours after the search."""
+        return self.selection + self.noise + self.report
 
 
 def forecast(resolved: Resolved, counts: Counts, speed: Speed) -> Forecast:
@@ -223,10 +231,11 @@ def forecast(resolved: Resolved, counts: Counts, speed: Speed) -> Forecast:
     site = resolved.site
     parts = stages(resolved, counts)
     seconds = [part.seconds(speed) / 3600 for part in parts]
-    *generations, selection, report = seconds
+    *generations, selection, noise, report = seconds
     return Forecast(
         generations=tuple(generations),
         selection=selection,
+        noise=noise,
         report=report,
         hours=sum(clock_seconds(part, speed, site) for part in parts) / 3600,
         longest_task=longest_task(speed, parts, site),
@@ -234,12 +243,13 @@ def forecast(resolved: Resolved, counts: Counts, speed: Speed) -> Forecast:
 
 
 def stages(resolved: Resolved, counts: Counts) -> list[Stage]:
-    """Return all evaluations of a search in their order: generations, selection, report."""
+    """Return all evaluations of a search in their order: generations, selection, noise, report."""
     samples = resolved.config.protocol.samples
     answers = {name: len(e.items) * samples for name, e in resolved.evaluations.items()}
     sizes = [counts.first, *[counts.later] * (counts.generations - 1)]
     evaluations = [(n, answers["search"]) for n in sizes]
-    evaluations += [(counts.final, answers[name]) for name in ("selection", "report")]
+    final = {"selection": counts.final, "noise": counts.twins, "report": counts.final}
+    evaluations += [(n, answers[name]) for name, n in final.items()]
     return [stage(n, each, resolved.site) for n, each in evaluations]
 
 
@@ -250,6 +260,8 @@ def clock_seconds(part: Stage, speed: Speed, site: SiteConfig) -> float:
     the candidates, r = n - f k, goes into a task of R seconds, the last to start. With a tasks at
     once that is max(ceil(f / a) F, floor(f / a) F + R), the second term only where r > 0.
     """
+    if not part.candidates:
+        return 0.0
     if site.executor == "local":
         turns = math.ceil(part.candidates / max(part.workers, 1))
         return speed.start + turns * speed.candidate_seconds(part.answers)
@@ -296,8 +308,8 @@ def within_budget(
 def _hours_row(limit: float, counts: Counts, found: Forecast | None) -> dict[str, Any]:
     if found is None:
         return _row("max_gpu_hours", limit, None, None, counts)
-    # Selection and report are reserved: they come at the end of however short a search.
-    sums = accumulate(found.generations, initial=found.selection + found.report)
+    # What comes after it is reserved: it comes at the end of however short a search.
+    sums = accumulate(found.generations, initial=found.final)
     fit = _fitting(list(sums)[1:], limit)
     return _row("max_gpu_hours", limit, round(found.total, 3), fit, counts)
 

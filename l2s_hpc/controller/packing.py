@@ -92,10 +92,10 @@ def propose(site: SiteConfig, speed: Speed, parts: Sequence[Stage]) -> Packing:
         clock(k), see `clock_seconds`                   the generation
         gpu(k) = s (number of workers started) + n c    all its GPUs
 
-    Of all k whose longest task, selection and report included, takes at most two thirds of the time
-    limit, those count whose clock(k) is within 5 % of the least; of them the one with the least
-    gpu(k) is taken, and of equals the smallest, which loses the least with a task. Where no k
-    leaves the reserve, the smallest is taken.
+    Of all k whose longest task, after the search too, takes at most two thirds of the time limit,
+    those count whose clock(k) is within 5 % of the least; of them the one with the least gpu(k) is
+    taken, and of equals the smallest, which loses the least with a task. Where no k leaves the
+    reserve, the smallest is taken.
 
     Args:
         site: the site; its own number does not matter.
@@ -117,7 +117,7 @@ def advice(site: SiteConfig, speed: Speed | None, parts: Sequence[Stage]) -> dic
     Args:
         site: the site.
         speed: what was measured; None where nobody has measured.
-        parts: the evaluations of the search in their order, the last two after the search.
+        parts: the evaluations of the search in their order, the last three after the search.
     """
     mine = site.candidates_per_task
     found: dict[str, Any] = {"site": mine, "proposed": None, "compared": []}
@@ -127,7 +127,7 @@ def advice(site: SiteConfig, speed: Speed | None, parts: Sequence[Stage]) -> dic
         how = "measure a candidate with `l2s plan --probe` or `l2s run --smoke`"
         return found | {"meaning": f"{mine}; what would be best is unknown: {how}"}
     # Later generations are many, the first is one.
-    ordered = list(dict.fromkeys([parts[-3], *parts]))
+    ordered = list(dict.fromkeys([parts[-4], *parts]))
     ours, best = packing(mine, site, speed, ordered), propose(site, speed, ordered)
     found |= {
         "proposed": best.size,

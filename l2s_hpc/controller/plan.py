@@ -23,6 +23,7 @@ from l2s_hpc.controller.memory import Need, as_json, check_memory, memory_notes
 from l2s_hpc.controller.packing import advice
 from l2s_hpc.controller.resolve import Resolved, engine_of
 from l2s_hpc.errors import Unreachable
+from l2s_hpc.evaluation.benchmarks import SPLITS
 from l2s_hpc.recipes.genes import base_name
 from l2s_hpc.recipes.methods import method
 from l2s_hpc.recipes.placement import placement
@@ -67,7 +68,7 @@ def plan(resolved: Resolved, paths: RunPaths) -> dict[str, Any]:
         "liveness": resolved.liveness,
         "objectives": list(config.objectives),
         "constraints": list(config.constraints),
-        "items": {split: _by_benchmark(resolved, split) for split in resolved.evaluations},
+        "items": {split: _by_benchmark(resolved, split) for split in SPLITS},
         "engine": _engine(resolved),
         "protocol": resolved.evaluations["search"].protocol.model_dump(mode="json"),
         "first_generation": [
@@ -127,7 +128,12 @@ def _by_benchmark(resolved: Resolved, split: str) -> dict[str, int]:
 
 def _answers(resolved: Resolved, counts: Counts) -> dict[str, int]:
     """Return the answers of each evaluation, at the most."""
-    candidates = {"search": counts.search, "selection": counts.final, "report": counts.final}
+    candidates = {
+        "search": counts.search,
+        "selection": counts.final,
+        "noise": counts.twins,
+        "report": counts.final,
+    }
     samples = resolved.config.protocol.samples
     return {
         name: candidates[name] * len(evaluation.items) * samples
@@ -161,6 +167,7 @@ def _tasks(site: SiteConfig, counts: Counts) -> dict[str, Any]:
             ("first_generation", counts.first),
             ("later_generation", counts.later),
             ("selection", counts.final),
+            ("noise", counts.twins),
             ("report", counts.final),
         )
     }
@@ -179,6 +186,7 @@ def _cost(cost: Forecast | None, speed: Speed | None) -> dict[str, Any] | None:
     return {
         "search": round(sum(cost.generations), 3),
         "selection": round(cost.selection, 3),
+        "noise": round(cost.noise, 3),
         "report": round(cost.report, 3),
         "clock_hours": round(cost.hours, 3),
         "start_seconds": round(speed.start, 3),

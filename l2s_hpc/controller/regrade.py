@@ -15,48 +15,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pydantic import ValidationError
 
 from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.evaluation.extraction import extract
 from l2s_hpc.evaluation.grading import GRADER, Grader
 from l2s_hpc.evaluation.verdicts import VerdictCache, cache_folder
-from l2s_hpc.records import DECIDED, Evaluation, Item, Output, Receipt, Record
-from l2s_hpc.store.files import read_json, sha256_file, write_json
+from l2s_hpc.records import DECIDED, Evaluation, GradeReceipt, Item, Output, Receipt
+from l2s_hpc.store.files import read_json, write_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.run import RunInfo, read_run
-from l2s_hpc.store.scores import (
-    GRADES,
-    OUTPUTS,
-    read_table,
-    verify_outputs,
-    verify_table,
-    write_table,
-)
+from l2s_hpc.store.scores import GRADES, write_table
 from l2s_hpc.store.state import Accepted, read_state
+from l2s_hpc.store.tables import Tables, Where
 
 Row = dict[str, Any]
 Key = tuple[str, str, int]
 """(benchmark, item, sample)"""
-
-Where = tuple[str, int, str]
-"""(evaluation, generation, candidate)"""
-
-
-class GradeReceipt(Record):
-    """What stands beside a table of grades: whose verdicts on which outputs, and its sha256."""
-
-    run: str
-    evaluation: str
-    generation: int
-    candidate: str
-    grader: str
-    outputs_sha256: str
-    rows: int
-    file_sha256: str
-    host: str
-    seconds: float
-    ended: str
 
 
 @dataclass
@@ -98,10 +74,11 @@ def regrade(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Regra
     state, _ = read_state(paths)
     found = Regrade()
     cache = VerdictCache(cache_folder(GRADER), GRADER)
+    tables = Tables(paths)
     with Grader(known=cache) as grader:
         for accepted in state.accepted.values():
             try:
-                _regrade(paths, info, accepted, grader, found, tell)
+                _regrade(tables, paths, info, accepted, grader, found, tell)
             except DamageError as error:
                 found.damage.append(error)
     # A read-only or full home is no reason to lose the grades.
@@ -117,6 +94,7 @@ def regrade(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Regra
 
 
 def _regrade(
+    tables: Tables,
     paths: RunPaths,
     info: RunInfo,
     accepted: Accepted,
@@ -126,56 +104,52 @@ def _regrade(
 ) -> None:
     """Grade one candidate's outputs unless that is done, and add the comparison."""
     where = (accepted.evaluation, accepted.generation, accepted.candidate)
-    receipt = _receipt(paths.receipt(*where))
+    receipt = tables.receipt(where)
     if receipt.content_sha256 != accepted.content_sha256:
-        raise DamageError("its receipt is not the accepted one", path=paths.receipt(*where))
+        path = tables.scores(where).path
+        raise DamageError("its receipt is not the accepted one", path=path)
     if not receipt.outputs_sha256:
         found.silent.append(accepted.candidate)
         return
-    scores = verify_table(paths.scores(*where), receipt).to_pylist()
-    grades = _grades(paths.grades(GRADER, *where), receipt)
+    scores = tables.verified_scores(where, receipt).to_pylist()
+    grades = _grades(tables, GRADER, where, receipt)
     if grades is None:
         tell(accepted.candidate)
-        grades = _make(paths, info, accepted, receipt, grader)
+        grades = _make(tables, paths, info, accepted, receipt, grader)
         found.graded += 1
     else:
         found.reused += 1
     _compare(found, where, scores, scores, grades)
     for other in paths.graders():
-        earlier = _grades(paths.grades(other, *where), receipt) if other != GRADER else None
+        earlier = _grades(tables, other, where, receipt) if other != GRADER else None
         if earlier is not None:
             _compare(found, where, scores, earlier, grades)
 
 
-def _receipt(path: Path) -> Receipt:
-    try:
-        return Receipt.model_validate(read_json(path))
-    except OSError:
-        raise DamageError("the receipt of an accepted table is missing", path=path) from None
-    except ValidationError:
-        raise DamageError("not a receipt", path=path) from None
-
-
-def _grades(path: Path, receipt: Receipt) -> list[Row] | None:
+def _grades(tables: Tables, grader: str, where: Where, receipt: Receipt) -> list[Row] | None:
     """Return the grades that are there for these outputs; None if there are none, or damaged."""
     try:
-        said = GradeReceipt.model_validate(read_json(path.with_suffix(".json")))
-        sound = said.outputs_sha256 == receipt.outputs_sha256 and said.run == receipt.run
-        if not sound or sha256_file(path) != said.file_sha256:
+        said = GradeReceipt.model_validate(tables.grade_receipt(grader, where))
+        if said.outputs_sha256 != receipt.outputs_sha256 or said.run != receipt.run:
             return None
-        rows: list[Row] = read_table(path, GRADES).to_pylist()
+        rows: list[Row] = tables.verified_grades(grader, where, said.file_sha256).to_pylist()
     except (OSError, ValidationError, DamageError):
         return None
     return rows
 
 
 def _make(
-    paths: RunPaths, info: RunInfo, accepted: Accepted, receipt: Receipt, grader: Grader
+    tables: Tables,
+    paths: RunPaths,
+    info: RunInfo,
+    accepted: Accepted,
+    receipt: Receipt,
+    grader: Grader,
 ) -> list[Row]:
     """Judge the texts of a candidate and keep the verdicts; the receipt comes last."""
     began = time.monotonic()
     where = (accepted.evaluation, accepted.generation, accepted.candidate)
-    outputs = _outputs(paths.outputs(*where), receipt)
+    outputs = _outputs(tables.verified_outputs(where, receipt))
     items = _items(paths, accepted.evaluation)
     asked = [items[output.benchmark, output.item] for output in outputs]
     own = {
@@ -217,10 +191,9 @@ def _verdicts(grader: Grader, outputs: Sequence[Output], items: Sequence[Item]) 
         }
 
 
-def _outputs(path: Path, receipt: Receipt) -> list[Output]:
+def _outputs(table: pa.Table) -> list[Output]:
     """Return stored outputs; why an imported answer ended is unknown, and taken for its own end."""
-    verify_outputs(path, receipt)
-    rows = read_table(path, OUTPUTS).to_pylist()
+    rows = table.to_pylist()
     return [
         Output(
             benchmark=row["benchmark"],

@@ -20,9 +20,9 @@ from l2s_hpc.config import (
     science,
 )
 from l2s_hpc.errors import DamageError, UserError, did_you_mean
-from l2s_hpc.evaluation.benchmarks import sources
+from l2s_hpc.evaluation.benchmarks import SPLITS, load_all, sources
 from l2s_hpc.evaluation.prompts import preset_faults, read_shots, template_hash, turn_ends
-from l2s_hpc.evaluation.splits import splits
+from l2s_hpc.evaluation.splits import another_order, splits
 from l2s_hpc.recipes.genes import Space, base_name, gene_faults, group_faults, space
 from l2s_hpc.recipes.methods import method
 from l2s_hpc.recipes.models import (
@@ -69,11 +69,12 @@ class Resolved:
         # The order of parents decides which is the slow one, and the order of genes in a genome.
         flat["parents"] = list(self.config.parents)
         flat["genes"] = [gene.name for gene in self.space.genes]
-        for name, evaluation in self.evaluations.items():
+        for name in SPLITS:
             flat[f"items.{name}"] = short_hash(
-                [i.model_dump(mode="json") for i in evaluation.items]
+                [i.model_dump(mode="json") for i in self.evaluations[name].items]
             )
-        flat |= flatten(evaluation.protocol.model_dump(mode="json"), "protocol")
+        protocol = self.evaluations["search"].protocol
+        flat |= flatten(protocol.model_dump(mode="json"), "protocol")
         return flat
 
 
@@ -254,8 +255,14 @@ def _evaluations(
     config: SearchConfig, site: SiteConfig, models: Mapping[str, Model]
 ) -> dict[str, Evaluation]:
     protocol = _protocol(config, site, models)
-    divided = splits(config, site.benchmarks)
-    return {name: Evaluation(name=name, protocol=protocol, items=i) for name, i in divided.items()}
+    benchmarks = load_all(config.benchmarks, site.benchmarks, config.other_snapshots)
+    origins = {name: benchmark.origin for name, benchmark in benchmarks.items()}
+    divided = splits(config, benchmarks)
+    divided["noise"] = another_order(divided["selection"], config.seed)
+    return {
+        name: Evaluation(name=name, protocol=protocol, items=items, origins=origins)
+        for name, items in divided.items()
+    }
 
 
 def _protocol(config: SearchConfig, site: SiteConfig, models: Mapping[str, Model]) -> Protocol:

@@ -11,7 +11,7 @@ from l2s_hpc.controller.control import stop
 from l2s_hpc.controller.loop import run as run_loop
 from l2s_hpc.controller.step import Controller
 from l2s_hpc.errors import IncompleteError
-from l2s_hpc.store.files import read_json
+from l2s_hpc.store.tables import Tables
 
 
 def smoke_runs(folder: Path) -> list[Path]:
@@ -56,12 +56,12 @@ def smoke(
         reason = controller.state.penalised[key]
         raise IncompleteError(f"the candidate failed: {reason}", path=controller.paths.folder)
     accepted = controller.state.accepted[key]
-    receipt = read_json(controller.paths.receipt("search", accepted.generation, key[1]))
+    receipt = Tables(controller.paths).receipt(("search", accepted.generation, key[1]))
     return {
-        "node": receipt["host"],
-        "device": receipt["device"],
-        "answers": receipt["rows"],
-        "seconds": receipt["seconds"],
+        "node": receipt.host,
+        "device": receipt.device,
+        "answers": receipt.rows,
+        "seconds": receipt.seconds,
     }
 
 

@@ -10,7 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from l2s_hpc.config import OPERATIONAL, SearchConfig, SiteConfig, flatten, validate
+from l2s_hpc.config import (
+    OPERATIONAL,
+    NoiseConfig,
+    SearchConfig,
+    SiteConfig,
+    flatten,
+    validate,
+)
 from l2s_hpc.controller.executors import check_executor, make_executor
 from l2s_hpc.controller.memory import check_memory
 from l2s_hpc.controller.resolve import Resolved, model_sources, resolve
@@ -49,7 +56,7 @@ def open_controller(
     check_executor(site)
     if paths.run_json.exists():
         info = read_run(folder)
-        resolved = resolve(config, site, frozen=info.frozen)
+        resolved = resolve(_as_begun(config, info), site, frozen=info.frozen)
         _check_same_search(info, resolved, folder)
     else:
         check_free(folder)
@@ -61,6 +68,13 @@ def open_controller(
     said = {"by_user": by_user, "resubmit": resubmit_cancelled}
     _record_start(controller, info, resolved, command, said)
     return controller
+
+
+def _as_begun(config: SearchConfig, info: RunInfo) -> SearchConfig:
+    """Return the job as a run means it that is older than noise twins: none, unless asked for."""
+    if "noise" in info.config or "noise" in config.model_fields_set:
+        return config
+    return config.model_copy(update={"noise": NoiseConfig(twins=0)})
 
 
 def _create(paths: RunPaths, resolved: Resolved, command: str) -> RunInfo:
@@ -132,7 +146,8 @@ def _record_start(
     site = resolved.site.model_dump(mode="json")
     config = flatten(resolved.config.model_dump(mode="json"))
     given = config | flatten(site, "site")
-    before = flatten(validate(SearchConfig, info.config).model_dump(mode="json"))
+    job = {"noise": {"twins": 0}, **info.config}
+    before = flatten(validate(SearchConfig, job).model_dump(mode="json"))
     before |= flatten(validate(SiteConfig, info.site).model_dump(mode="json"), "site")
     changed = [
         {"event": "changed", "key": key, "old": old, "new": new}

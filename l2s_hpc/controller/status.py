@@ -208,9 +208,9 @@ def _phase(state: RunState, info: RunInfo) -> tuple[str, list[str]]:
         return "complete", []
     if info.purpose == "evaluate":
         return _evaluation_under_way(state)
-    for name in ("report", "selection"):
-        if name in state.stages:
-            return name, list(state.stages[name])
+    if state.stages:
+        name = list(state.stages)[-1]
+        return name, list(state.stages[name])
     candidates = list(state.generations[-1].candidates) if state.generations else []
     first = list(info.reference_ids().values()) if len(state.generations) == 1 else []
     return "search", list(dict.fromkeys([*first, *candidates]))

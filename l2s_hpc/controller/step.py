@@ -7,9 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
-from l2s_hpc.analysis.fitness import Measures, measures
-from l2s_hpc.analysis.frames import Frames
 from l2s_hpc.analysis.tradeoff import search_front
 from l2s_hpc.cluster.jobs import Executor, never_runs
 from l2s_hpc.controller.actions import (
@@ -28,19 +27,17 @@ from l2s_hpc.controller.actions import (
     Submit,
     Tell,
 )
-from l2s_hpc.controller.budget import Budget, finalists, spent
-from l2s_hpc.controller.choose import choose
-from l2s_hpc.controller.decide import Policy, decide, finished
+from l2s_hpc.controller.budget import Budget, finalists
+from l2s_hpc.controller.course import finished
+from l2s_hpc.controller.decide import decide
 from l2s_hpc.controller.heartbeat import Heartbeat
 from l2s_hpc.controller.judge import Observed
 from l2s_hpc.controller.observe import Observer
+from l2s_hpc.controller.policy import Policy
 from l2s_hpc.controller.resolve import Resolved
+from l2s_hpc.controller.searching import Searching
 from l2s_hpc.controller.submission import Room, intent, make_tasks
 from l2s_hpc.errors import DamageError, IncompleteError, LimitError, SubmitError, Unreachable
-from l2s_hpc.recipes.recipe import make_recipe
-from l2s_hpc.records import Recipe
-from l2s_hpc.search.evolve import Evolution, Generation
-from l2s_hpc.search.objectives import constraints, minimised, objectives, violations
 from l2s_hpc.store.files import link_durably, move_to_quarantine, write_json
 from l2s_hpc.store.journal import Event, Journal
 from l2s_hpc.store.layout import RunPaths
@@ -78,9 +75,7 @@ class Controller:
         self._room = Room(executor, resolved.site, clock)
         self._heartbeat = Heartbeat(paths.heartbeat, clock)
         self._observer.since |= self._heartbeat.remembered()
-        self._evolution = Evolution(resolved.config, resolved.space)
-        self._objectives = objectives(resolved.config)
-        self._constraints = constraints(resolved.config)
+        self._searching = Searching(paths, info, resolved)
         self.policy = Policy(
             generations=resolved.config.search.generations,
             attempts=resolved.site.attempts,
@@ -90,6 +85,7 @@ class Controller:
             resubmit_cancelled=resolved.site.resubmit_cancelled,
             node_faults=resolved.site.node_faults,
             allow_mixed_gpus=resolved.site.allow_mixed_gpus,
+            twins=resolved.config.noise.twins,
             budget=_budget(resolved, info),
         )
         self.refresh()
@@ -183,13 +179,14 @@ class Controller:
                     "reason": reason,
                 }
             case Ask(generation):
-                return self._ask(generation)
+                return self._searching.ask(self.state, generation)
             case Tell(generation):
-                return self._tell(generation)
+                return self._searching.tell(self.state, generation)
             case Stage(evaluation):
-                return self._stage(evaluation)
+                now = self._clock()
+                return self._searching.stage(self.state, evaluation, self.policy, now)
             case Fix():
-                return self._fix()
+                return self._searching.fix(self.state)
             case Complete():
                 return {"event": "completed"}
         return None
@@ -260,7 +257,8 @@ class Controller:
         """
         batch = f"l2s-{self._info.id}-{len(self._journal.entries) + 1:06d}"
         room = self._room.free(self.state)
-        tasks = make_tasks(action, batch, self._resolved.site, self._recipe)[:room]
+        recipe = partial(self._searching.recipe, self.state)
+        tasks = make_tasks(action, batch, self._resolved.site, recipe)[:room]
         if not tasks:
             self.waiting = self._room.reason
             return False
@@ -295,71 +293,6 @@ class Controller:
                 return True
         return True
 
-    def _recipe(self, candidate: str) -> Recipe:
-        for recipe in self._info.references.values():
-            if recipe.candidate == candidate:
-                return recipe
-        genome = self.state.genomes[candidate]
-        return make_recipe(self._config, self._resolved.space, genome, self._info.identities)
-
-    def _ask(self, generation: int) -> Event:
-        genomes = self._evolution.ask(self._history())
-        space, identities = self._resolved.space, self._info.identities
-        candidates = [
-            make_recipe(self._config, space, genome, identities).candidate for genome in genomes
-        ]
-        return {
-            "event": "asked",
-            "generation": generation,
-            "genomes": [list(genome) for genome in genomes],
-            "candidates": candidates,
-        }
-
-    def _history(self) -> list[Generation]:
-        return [
-            Generation(g.genomes, g.objectives, g.violations or ())
-            for g in self.state.generations
-            if g.objectives is not None
-        ]
-
-    def _tell(self, number: int) -> Event:
-        found = self._measured("search", self.state.generations[number].candidates)
-        of_parents = {name: found[candidate] for name, candidate in self.policy.parents.items()}
-        rows = [found.get(c) for c in self.state.generations[number].candidates]
-        return {
-            "event": "told",
-            "generation": number,
-            "objectives": [minimised(self._objectives, row) for row in rows],
-            "violations": [violations(self._constraints, row, of_parents) for row in rows],
-        }
-
-    def _measured(self, evaluation: str, candidates: Sequence[str]) -> dict[str, Measures]:
-        """Return the measures of the accepted ones among candidates, and of the parents."""
-        wanted = dict.fromkeys([*self.policy.parents.values(), *candidates])
-        accepted = {c: a for c in wanted if (a := self.state.accepted.get((evaluation, c)))}
-        frames = Frames(self.paths, accepted.values())
-        return measures(frames, evaluation, list(accepted), self.policy.parents)
-
-    def _stage(self, evaluation: str) -> Event:
-        chosen = self.state.front if evaluation == "report" else search_front(self.state)
-        everyone = [*(chosen or ()), *self.state.picks.values(), *self.policy.references.values()]
-        known = [c for c in dict.fromkeys(everyone) if ("search", c) not in self.state.penalised]
-        event: Event = {"event": "stage", "evaluation": evaluation, "candidates": known}
-        if evaluation == "selection" and len(self.state.generations) < self.policy.generations:
-            event["spent"] = spent(self.state, self.policy.budget, self._clock())
-        return event
-
-    def _fix(self) -> Event:
-        found = self._measured("selection", self.state.stages["selection"])
-        searched = {
-            c: found[c]
-            for c in self.state.stages["selection"]
-            if c in self.state.genomes and c in found
-        }
-        of_parents = {name: found[candidate] for name, candidate in self.policy.parents.items()}
-        chosen = choose(searched, of_parents, self._objectives, self._constraints)
-        return {"event": "fixed", "front": list(chosen.front), "picks": chosen.picks}
-
 
 def _budget(resolved: Resolved, info: RunInfo) -> Budget:
     population = resolved.config.search.population
@@ -367,6 +300,7 @@ def _budget(resolved: Resolved, info: RunInfo) -> Budget:
         limits=resolved.config.budget,
         population=population,
         final=finalists(len(set(info.reference_ids().values())), population),
+        twins=resolved.config.noise.twins,
         items=tuple((name, len(e.items)) for name, e in resolved.evaluations.items()),
     )
 

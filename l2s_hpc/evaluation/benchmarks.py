@@ -10,24 +10,27 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from l2s_hpc.errors import UserError, did_you_mean
 from l2s_hpc.evaluation.golds import GOLD_RULES
 from l2s_hpc.evaluation.manifests import Source, source, sources
-from l2s_hpc.evaluation.rows import Row, load_from_hub, read_rows
-from l2s_hpc.records import Item
+from l2s_hpc.evaluation.rows import Row, load_from_hub, read_rows, rows_sha256
+from l2s_hpc.records import Item, Origin
 from l2s_hpc.store.layout import shipped
 
 __all__ = [
     "SPLITS",
+    "Benchmark",
     "Problem",
     "Source",
     "load",
+    "load_all",
     "load_from_hub",
+    "origin_of",
     "question_hash",
     "read",
     "source",
@@ -49,10 +52,32 @@ class Problem:
     split: str | None
 
 
-def load(
-    entry: Source, files: Mapping[str, str], other_snapshot: bool = False
-) -> tuple[Problem, ...]:
-    """Return the problems of a benchmark, in the order of its rows.
+@dataclass(frozen=True)
+class Benchmark:
+    """The problems of a benchmark in the order of its rows, and where those came from."""
+
+    problems: tuple[Problem, ...]
+    origin: Origin
+
+
+def load_all(
+    names: Iterable[str], files: Mapping[str, str], other_snapshots: Collection[str] = ()
+) -> dict[str, Benchmark]:
+    """Return benchmarks by name.
+
+    Args:
+        names: of the benchmarks.
+        files: the site's local files by benchmark name.
+        other_snapshots: those whose problems may be others than the published ones.
+
+    Raises:
+        UserError: one is unknown, not here or not as published.
+    """
+    return {name: load(source(name, files), files, name in other_snapshots) for name in names}
+
+
+def load(entry: Source, files: Mapping[str, str], other_snapshot: bool = False) -> Benchmark:
+    """Read a benchmark.
 
     Args:
         entry: the benchmark.
@@ -62,15 +87,16 @@ def load(
     Raises:
         UserError: they cannot be read, or are not those that the manifest knows.
     """
-    if entry.name in files:
-        where = files[entry.name]
+    revision, kind = None, origin_of(entry, files)
+    if kind == "file":
+        place = where = files[entry.name]
         rows = read_rows(Path(where).expanduser())
-    elif entry.path:
-        where = str(shipped("data") / entry.path)
+    elif kind == "package":
+        place, where = entry.path, str(shipped("data") / entry.path)
         rows = read_rows(Path(where))
-    elif entry.dataset:
-        where = entry.dataset
-        rows, _ = load_from_hub(entry, offline=True)
+    elif kind == "hub":
+        place = where = entry.dataset
+        rows, revision = load_from_hub(entry, offline=True)
     else:
         raise UserError(
             f"benchmark '{entry.name}' has no file", hint="name it in the site's [benchmarks]"
@@ -78,7 +104,23 @@ def load(
     problems = read(entry, rows, where)
     if not other_snapshot:
         _compare(entry, [problem.item for problem in problems], where)
-    return problems
+    origin = Origin(
+        source=kind,
+        place=place,
+        revision=revision,
+        rows_sha256=rows_sha256(rows),
+        items=len(problems),
+    )
+    return Benchmark(problems, origin)
+
+
+def origin_of(entry: Source, files: Mapping[str, str]) -> Literal["file", "package", "hub"] | None:
+    """Return where a benchmark's rows are read from: a local file first; None: from nowhere."""
+    if entry.name in files:
+        return "file"
+    if entry.path:
+        return "package"
+    return "hub" if entry.dataset else None
 
 
 def read(entry: Source, rows: Sequence[Row], where: str) -> tuple[Problem, ...]:

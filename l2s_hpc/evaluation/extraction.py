@@ -25,7 +25,8 @@ SENTENCE: Final = 2000  # characters at the end in which the last sentence is lo
 
 # An opened box, an escaped character (so that `\{` is no brace), or a brace.
 _TOKEN = re.compile(
-    r"\\(?:boxed|fbox|framebox)(?:(?P<box>\s*\{)|[ ]+(?P<bare>-?\w[\w.,/]*)|(?![A-Za-z]))"
+    r"\\(?:(?:begin|math)?boxed|fbox|framebox)"
+    r"(?:(?P<box>\s*\{)|[ ]+(?P<bare>-?\w[\w.,/]*)|(?![A-Za-z]))"
     r"|\\.|[{}]",
     re.DOTALL,
 )
@@ -38,7 +39,7 @@ _JOINTS = frozenset({",", ";", "and", ",and", "or", ",or"})
 _NEXT_TURN = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id)\|>|<｜[^｜<>]{1,30}｜>")
 _FINAL = re.compile(r"final\s+answer\s+(?:is|:)", re.IGNORECASE)
 _ANSWER = re.compile(
-    r"\banswers?\b(?:\s+to\s+[^.\n:$]{1,60})?\W{0,4}(?:\s(?:is|are|=)\b|[:=]|(?=\$))\W{0,3}?(?=\S)|答案(?:是|：|:)",
+    r"\banswers?\b(?:\s+to\s+[^.\n:$]{1,60})?\W{0,4}(?:\s(?:is|are|=)\b|[:=]|(?=\$))(?!\s+not\b)\W{0,3}?(?=\S)|答案(?:是|：|:)",
     re.IGNORECASE,
 )
 _HOPE = re.compile(r"\s*I hope (?:it|this) is correct.*", re.DOTALL)
@@ -117,7 +118,7 @@ def extract(text: str, finish_reason: str, last_number: bool = False) -> Extract
 def _find(tail: str, cut: bool, last_number: bool) -> Extraction:
     boxes, last_opened = _complete_boxes(tail)
     inside = not boxes or last_opened >= boxes[-1].end
-    if (cut and inside) or (not boxes and last_opened >= 0):
+    if inside and (cut or last_opened >= 0):
         return Extraction(None, "cut")  # an earlier box was not meant as the final answer
     spoken = _last(_FINAL, tail)
     if boxes and not (spoken and spoken.start() > boxes[-1].end and not cut):

@@ -265,7 +265,7 @@ def items_of_files(folder: Path) -> dict[str, tuple[Item, ...]]:
     if not files:
         raise UserError("no benchmark is there: no NAME.jsonl", path=folder)
     return {
-        name: tuple(p.item for p in load(source(name, files), files, other_snapshot=True))
+        name: tuple(p.item for p in load(source(name, files), files, other_snapshot=True).problems)
         for name in files
     }
 

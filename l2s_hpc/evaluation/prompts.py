@@ -83,12 +83,18 @@ PRESETS: dict[str, Preset] = {
 }
 """The presets by name; `chat` is another one: the tokenizer's own template."""
 
+OF_THE_TOKENIZER = ("chat", "plain")
+"""Presets whose prompts depend on more of a tokenizer than its markers."""
+
 _TURN_END = "<|im_end|>"
 """Ends an answer in ChatML; a parent that knows it may write its id after a merge, too."""
 
 
 def build(preset: str, question: str, tokenizer: Tokenizer, shots: Shots = ()) -> list[int]:
     """Return the prompt's token ids; no second beginning-of-text token is ever added.
+
+    `plain` is the published protocol, which hands text to the engine: so it begins with what the
+    tokenizer puts before a text, as DeepSeek's does with its beginning-of-text token.
 
     Args:
         preset: `plain`, `r1`, `qwen25-math-cot`, or `chat` (the tokenizer's own template).
@@ -105,10 +111,17 @@ def build(preset: str, question: str, tokenizer: Tokenizer, shots: Shots = ()) -
     else:
         _refuse(_marker_faults(preset, added))
         pieces = _filled(PRESETS[preset], question, shots)
-    ids: list[int] = []
+    ids = _lead(tokenizer) if preset == "plain" else []
     for text in _cut(pieces, _control_tokens(added)):
         ids += tokenizer.encode(text, add_special_tokens=False)
     return ids
+
+
+def written(preset: str, question: str, shots: Shots = ()) -> str | None:
+    """Return a prompt as text, for people; None for `chat` and for a preset that is not ours."""
+    if preset not in PRESETS:
+        return None
+    return "".join(piece for piece, _ in _filled(PRESETS[preset], question, shots))
 
 
 def read_shots(path: Path) -> tuple[tuple[str, str], ...]:
@@ -157,10 +170,11 @@ def preset_faults(preset: str, folder: Path) -> list[str]:
 
 
 def template_hash(preset: str, folder: Path) -> str:
-    """Return the hash of the text that a preset puts around a question: a part of the protocol."""
+    """Return the hash of what a preset puts around a question: a part of the protocol."""
     if preset == "chat":
         return short_hash(_chat_template(folder))
-    return short_hash([PRESETS[preset].template, PRESETS[preset].shot])
+    text = [PRESETS[preset].template, PRESETS[preset].shot]
+    return short_hash([*text, *_lead_settings(folder)] if preset == "plain" else text)
 
 
 def turn_ends(folder: Path) -> set[int]:
@@ -173,6 +187,26 @@ def turn_ends(folder: Path) -> set[int]:
 
 
 _NO_TEMPLATE = "the prompt preset 'chat' needs a tokenizer with a chat template"
+
+
+def _lead(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids that a tokenizer puts before a text by itself."""
+    bare, whole = (
+        tokenizer.encode("a", add_special_tokens=by_itself) for by_itself in (False, True)
+    )
+    starts = range(len(whole) - len(bare) + 1)
+    return whole[: next((n for n in starts if whole[n : n + len(bare)] == bare), 0)]
+
+
+def _lead_settings(folder: Path) -> list[Any]:
+    """Return what a tokenizer's files say of the ids that it puts before a text."""
+    path = folder / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    try:
+        content = _tokenizer_json(folder)
+    except (OSError, ValueError):
+        content = {}
+    return [content.get("post_processor"), config.get("add_bos_token")]
 
 
 def _refuse(faults: Sequence[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 
 from l2s_hpc.errors import UserError
 from l2s_hpc.evaluation.manifests import Source
+from l2s_hpc.records import short_hash
 
 Row = dict[str, Any]
 
@@ -37,7 +40,12 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def load_from_hub(entry: Source, offline: bool) -> tuple[list[Row], str]:
+def rows_sha256(rows: Iterable[Row]) -> str:
+    """Return the sha256 of rows in their order, with each value as text."""
+    return short_hash([{name: str(value) for name, value in row.items()} for row in rows], 64)
+
+
+def load_from_hub(entry: Source, offline: bool) -> tuple[list[Row], str | None]:
     """Read a benchmark with `datasets` from a snapshot of its repository on the hub.
 
     Args:
@@ -45,8 +53,8 @@ def load_from_hub(entry: Source, offline: bool) -> tuple[list[Row], str]:
         offline: True reads the cache alone; False (`l2s fetch`) fills it from the network.
 
     Returns:
-        The rows, and the commit that they were read from. The cache remembers it: an offline node
-        reads the one that was fetched.
+        The rows, and the commit that they were read from (None: the snapshot is not named after
+        one). The cache remembers it: an offline node reads the one that was fetched.
 
     Raises:
         UserError: the snapshot is not there or cannot be read.
@@ -68,4 +76,5 @@ def load_from_hub(entry: Source, offline: bool) -> tuple[list[Row], str]:
             hint="run `l2s fetch JOB` on a node with network, or name a local file in the site's "
             "[benchmarks]",
         ) from error
-    return [dict(row) for row in table], Path(folder).name
+    name = Path(folder).name
+    return [dict(row) for row in table], name if re.fullmatch(r"[0-9a-f]{40}", name) else None

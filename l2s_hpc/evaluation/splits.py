@@ -9,15 +9,16 @@ from fractions import Fraction
 
 from l2s_hpc.config import SearchConfig, SplitsConfig
 from l2s_hpc.errors import UserError
-from l2s_hpc.evaluation.benchmarks import SPLITS, Problem, load
-from l2s_hpc.evaluation.manifests import source
+from l2s_hpc.evaluation.benchmarks import SPLITS, Benchmark, Problem
 from l2s_hpc.records import Item
 
 Drawn = dict[str, str | None]
 """The split of each question, by its hash; None: in none of them."""
 
 
-def splits(config: SearchConfig, files: Mapping[str, str]) -> dict[str, tuple[Item, ...]]:
+def splits(
+    config: SearchConfig, benchmarks: Mapping[str, Benchmark]
+) -> dict[str, tuple[Item, ...]]:
     """Return the items of each split of a job.
 
     A question falls into one split wherever it stands, so copies and overlapping benchmarks cannot
@@ -27,15 +28,12 @@ def splits(config: SearchConfig, files: Mapping[str, str]) -> dict[str, tuple[It
 
     Args:
         config: the job.
-        files: the site's local files by benchmark name.
+        benchmarks: the job's benchmarks by name.
 
     Raises:
-        UserError: a benchmark is unknown, absent or not as published, or its own splits overlap.
+        UserError: a split is empty, or the splits that benchmarks bring overlap.
     """
-    problems = {
-        name: load(source(name, files), files, name in config.other_snapshots)
-        for name in config.benchmarks
-    }
+    problems = {name: benchmarks[name].problems for name in config.benchmarks}
     drawn = _own(problems)
     sizes = {name: len({p.item.question_hash for p in problems[name]}) for name in problems}
     for name in sorted(problems, key=lambda name: (sizes[name], name)):
@@ -59,6 +57,16 @@ def draw(seed: int, question: str) -> float:
     """Return a number in [0, 1) that depends on seed and question hash alone."""
     digest = hashlib.sha256(f"{seed}:{question}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def another_order(items: Sequence[Item], seed: int) -> tuple[Item, ...]:
+    """Return the items of a split in another order, drawn by the seed over all benchmarks.
+
+    Chunks then hold other items, and within a chunk other prompts share running batches: for the
+    scores that is a neutral change.
+    """
+    found = sorted(items, key=lambda i: draw(seed, f"noise:{i.benchmark}:{i.item}"))
+    return tuple(reversed(items) if found == list(items) else found)
 
 
 def first_questions(items: Sequence[Item], most: int | None) -> list[Item]:

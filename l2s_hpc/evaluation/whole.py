@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 
-from l2s_hpc.evaluation.benchmarks import load
-from l2s_hpc.evaluation.manifests import source
+from l2s_hpc.evaluation.benchmarks import Benchmark
 from l2s_hpc.evaluation.splits import draw, first_questions
 from l2s_hpc.records import Item
 
 
 def all_items(
-    names: Sequence[str],
-    files: Mapping[str, str],
-    seed: int = 0,
-    most: int | None = None,
-    other_snapshots: Collection[str] = (),
+    benchmarks: Mapping[str, Benchmark], seed: int = 0, most: int | None = None
 ) -> tuple[Item, ...]:
     """Return the items of benchmarks, whatever split they may belong to in a search.
 
@@ -23,19 +18,13 @@ def all_items(
     stand together.
 
     Args:
-        names: of the benchmarks.
-        files: the site's local files by benchmark name.
+        benchmarks: by name.
         seed: orders the questions of each benchmark.
         most: at most so many questions of each benchmark, the first in that order; None: all.
-        other_snapshots: those whose problems may be others than the published ones.
-
-    Raises:
-        UserError: a benchmark is unknown, not here or not as published.
     """
     found: list[Item] = []
-    for name in names:
-        problems = load(source(name, files), files, name in other_snapshots)
-        items = [problem.item for problem in problems]
+    for benchmark in benchmarks.values():
+        items = [problem.item for problem in benchmark.problems]
         items.sort(key=lambda item: (draw(seed, item.question_hash), item.item))
         found += first_questions(items, most)
     return tuple(found)

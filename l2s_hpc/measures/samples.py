@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2s_hpc.errors import UserError
-from l2s_hpc.measures.intervals import SMALL, Floats, Interval, mean_interval, wilson
+from l2s_hpc.measures.intervals import Floats, Interval, rate_interval
 
 
 def pass_at(counts: NDArray[Any], samples: int, k: int) -> Floats:
@@ -51,11 +51,7 @@ def sizes(samples: int) -> tuple[int, ...]:
 
 
 def share_interval(values: NDArray[Any], strata: NDArray[Any]) -> Interval:
-    """Return the interval of the mean over items of values between 0 and 1.
-
-    A percentile bootstrap over items, stratified. For fewer than 50 items, or a mean of 0 or 1, the
-    bootstrap covers too little, and Wilson's interval on the sum of the values stands in: shares
-    vary no more than the 0 and 1 that it is made for, so it is wide enough, or too wide.
+    """Return the interval of the mean over items of values between 0 and 1: see `rate_interval`.
 
     Args:
         values: in [0, 1], shape `[items]` or `[candidates, items]`.
@@ -66,14 +62,7 @@ def share_interval(values: NDArray[Any], strata: NDArray[Any]) -> Interval:
     """
     if not np.all((values >= 0) & (values <= 1)):
         raise UserError("a share must lie between 0 and 1")
-    drawn = mean_interval(values, strata)
-    total = values.sum(axis=-1)
-    # Sums of many shares may miss the ends by a rounding step, which Wilson's formula refuses.
-    by_count = wilson(np.clip(total, 0, strata.size), strata.size)
-    counted = (strata.size < SMALL) | (total <= 0) | (total >= strata.size)
-    low = np.where(counted, by_count.low, drawn.low)
-    high = np.where(counted, by_count.high, drawn.high)
-    return Interval(low[()], high[()])
+    return rate_interval(values, np.ones(strata.size), strata)
 
 
 def macro_share_interval(values: NDArray[Any], strata: NDArray[Any]) -> Interval:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -76,6 +79,65 @@ def knee(points: ArrayLike) -> int:
     total = ((front - low) / span).sum(axis=1)
     first = np.lexsort((*front.T[::-1], total))[0]
     return int(on_front[first])
+
+
+@dataclass(frozen=True)
+class Attainment:
+    """What several runs reach in two minimised objectives.
+
+    Attributes:
+        first: the values of the first objective at which something changes, rising, shape `[x]`.
+        second: shape `[runs, x]`; row k - 1 is the smallest second objective that at least k runs
+            reach with a first objective of at most `first`; inf where fewer than k runs do.
+    """
+
+    first: Floats
+    second: Floats
+
+
+def attainment(points_by_run: Sequence[ArrayLike]) -> Attainment:
+    """Return the empirical attainment surfaces of several runs.
+
+    Row 0 is what the best run reaches, the last one what every run reaches, and the middle one what
+    a typical run does (V. Grunert da Fonseca, C. Fonseca and A. Hall 2001, EMO, LNCS 1993,
+    213-225).
+
+    Args:
+        points_by_run: for each run its points, shape `[n, 2]`, both minimised; a run may have none.
+
+    Raises:
+        UserError: there is no run, a shape is not `[n, 2]`, or a value is not finite.
+    """
+    if not points_by_run:
+        raise UserError("attainment needs at least one run")
+    runs = [_finite(points) if np.size(points) else np.empty((0, 2)) for points in points_by_run]
+    for points in runs:
+        if points.shape[1] != 2:
+            raise UserError(f"attainment is of two objectives, not {points.shape[1]}")
+    first = np.unique(np.concatenate([points[:, 0] for points in runs]))
+    best = np.full((len(runs), first.size), np.inf)
+    for row, points in zip(best, runs, strict=True):
+        np.minimum.at(row, np.searchsorted(first, points[:, 0]), points[:, 1])
+        np.minimum.accumulate(row, out=row)
+    return Attainment(first, np.sort(best, axis=0))
+
+
+def needed(points: ArrayLike, targets: ArrayLike) -> Floats:
+    """Return the smallest second objective of a point whose first is at most each target.
+
+    Args:
+        points: shape `[n, 2]`, both minimised; none is allowed.
+        targets: values of the first objective, shape `[t]`.
+
+    Returns:
+        Shape `[t]`; inf where no point reaches the target.
+
+    Raises:
+        UserError: the shape is not `[n, 2]`, or a value is not finite.
+    """
+    surface = attainment([points])
+    at = np.searchsorted(surface.first, np.asarray(targets, dtype=np.float64), side="right")
+    return np.asarray(np.concatenate([[np.inf], surface.second[0]])[at], dtype=np.float64)
 
 
 def _finite(points: ArrayLike) -> Floats:

@@ -85,6 +85,67 @@ def transfer(parents: NDArray[Any], merged: NDArray[Any]) -> Transfer:
     )
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Transfer item by item: the shares of its samples, or 0 and 1 where there is one sample.
+
+    Summed over items, NTR = Σ lost / Σ solved and PTR = Σ gained / Σ (1 - solved), and
+    right = solved - lost + gained.
+
+    Attributes:
+        solved: how often some parent solves the item, shape `[items]`.
+        right: how often the merge does, shape `[candidates, items]`.
+        lost: how often some parent does and the merge, in another sample, does not; same shape.
+        gained: how often no parent does and the merge, in another sample, does; same shape.
+    """
+
+    solved: Floats
+    right: Floats
+    lost: Floats
+    gained: Floats
+
+
+def shares(parents: NDArray[Any], merged: NDArray[Any]) -> Shares:
+    """Compare merges with their parents on each item, by one sample or several.
+
+    With n > 1 samples, o (what some parent solves in a sample) and Y (what the merge solves) come
+    from disjoint halves of the samples, averaged over all ways to halve them. That is the average
+    over all pairs of different samples, lost = Σ_{a≠b} o_a (1 - Y_b) / n (n - 1), which needs no
+    even n, keeps accuracy = u (1 - NTR) + (1 - u) PTR over all samples, and estimates the same
+    rate for every n.
+
+    Args:
+        parents: 0/1 or bool, shape `[samples, parents, items]`.
+        merged: 0/1 or bool, shape `[samples, candidates, items]`, in the same item order.
+
+    Raises:
+        UserError: the shapes do not fit, there is nothing to compare, or a score is not 0 or 1.
+    """
+    if parents.ndim != 3 or merged.ndim != 3 or parents.shape[::2] != merged.shape[::2]:
+        raise UserError(
+            f"parents have shape {list(parents.shape)} and merges {list(merged.shape)}, but "
+            "[samples, parents, items] and [samples, candidates, items] are needed",
+            hint="evaluate parents and merges on the same items; none is dropped silently",
+        )
+    if parents.size == 0:
+        raise UserError("transfer needs at least one parent and one item")
+    solved: NDArray[np.bool_] = np.any(_as_bool(parents), axis=1)
+    right, samples = _as_bool(merged), parents.shape[0]
+    if samples == 1:
+        once, y = solved[0].astype(np.float64), right[0].astype(np.float64)
+        return Shares(solved=once, right=y, lost=once * (1 - y), gained=(1 - once) * y)
+    by_some, by_merge = solved.sum(axis=0), right.sum(axis=0)
+    together = sum((o & y).astype(np.int64) for o, y in zip(solved, right, strict=True))
+    both = by_some * by_merge - together  # pairs of different samples; whole numbers, so exact
+    pairs = samples * (samples - 1)
+    return Shares(
+        solved=by_some / samples,
+        right=by_merge / samples,
+        lost=(by_some * (samples - 1) - both) / pairs,
+        gained=(by_merge * (samples - 1) - both) / pairs,
+    )
+
+
 def _as_bool(scores: NDArray[Any]) -> NDArray[np.bool_]:
     """Return 0/1 scores as bool; anything else (a NaN, a percentage) is refused, not rounded."""
     right: NDArray[np.bool_] = scores == 1

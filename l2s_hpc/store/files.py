@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,38 @@ def move_to_quarantine(path: Path, quarantine: Path) -> Path:
     What is not there, because another process was faster, is left alone.
     """
     quarantine.mkdir(parents=True, exist_ok=True)
-    stem = "-".join(path.parts[-4:])
-    target = quarantine / f"{stem}.{secrets.token_hex(4)}"
+    target = quarantined(path, quarantine)
     with contextlib.suppress(FileNotFoundError):
         path.rename(target)
     _fsync(quarantine)
     return target
+
+
+def quarantined(path: Path, quarantine: Path) -> Path:
+    """Return a new name in the quarantine that says where a file stood."""
+    return quarantine / f"{'-'.join(path.parts[-4:])}.{secrets.token_hex(4)}"
+
+
+def remove_durably(files: Iterable[Path]) -> None:
+    """Remove files that may be gone already, then the folders that are empty without them."""
+    folders = set()
+    for path in files:
+        path.unlink(missing_ok=True)
+        folders.add(path.parent)
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        # A folder that is not empty, or that another process has removed, stays as it is.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        if folder.parent.exists():
+            _fsync(folder if folder.exists() else folder.parent)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it, as far as they hold no file."""
+    below = [path for path in folder.rglob("*") if path.is_dir()] if folder.is_dir() else []
+    for path in [*sorted(below, reverse=True), folder]:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def remove_stale_temporaries(folder: Path) -> None:

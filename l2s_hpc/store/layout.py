@@ -73,6 +73,10 @@ class AttemptPaths:
     def chunk(self, number: int) -> Path:
         return self.folder / f"chunk-{number:04d}.parquet"
 
+    def chunk_tables(self) -> list[Path]:
+        """Return the answers of each chunk that are there; the whole table repeats them."""
+        return sorted(self.folder.glob("chunk-*.parquet"))
+
     def chunks(self) -> int:
         """Return how many chunks this attempt has made durable itself."""
         return len(list(self.folder.glob("chunk-*.json")))
@@ -156,7 +160,7 @@ class RunPaths:
     def attempt(
         self, evaluation: str, generation: int, candidate: str, attempt: int
     ) -> AttemptPaths:
-        parent = self.folder / "attempts" / evaluation / f"{generation:04d}" / file_name(candidate)
+        parent = self.attempts(evaluation, generation) / file_name(candidate)
         return AttemptPaths(parent / str(attempt))
 
     def scores(self, evaluation: str, generation: int, candidate: str) -> Path:
@@ -170,8 +174,45 @@ class RunPaths:
 
     def grades(self, grader: str, evaluation: str, generation: int, candidate: str) -> Path:
         """The verdicts of a grader on stored outputs; its receipt ends in `.json`."""
-        kind = f"grades/{file_name(grader)}"
+        kind = self.grades_kind(grader)
         return self._accepted(kind, evaluation, generation, candidate, "parquet")
+
+    def joined(self, kind: str, evaluation: str, generation: int) -> Path:
+        """The manifest of the joined tables of a kind: `scores`, `outputs` or `grades/<grader>`."""
+        return Path(f"{self.folder}/{kind}/{evaluation}/{generation:04d}.json")
+
+    def joined_part(self, kind: str, evaluation: str, generation: int, part: int) -> Path:
+        """The tables that a manifest maps; each joining of a generation makes the next part."""
+        return self.folder / kind / evaluation / f"{generation:04d}-{part}.parquet"
+
+    def joined_parts(self, kind: str, evaluation: str, generation: int) -> list[Path]:
+        """Return the parts that are there, those included that no manifest names."""
+        return sorted((self.folder / kind / evaluation).glob(f"{generation:04d}-*.parquet"))
+
+    def is_joined(self, path: Path) -> bool:
+        """Whether a path is a manifest or a part; files of their own lie one folder deeper."""
+        return path.parent.parent.parent == self.folder
+
+    def attempts(self, evaluation: str, generation: int) -> Path:
+        """All attempts of a generation in an evaluation."""
+        return self.folder / "attempts" / evaluation / f"{generation:04d}"
+
+    def batch_logs(self, batch: str) -> list[Path]:
+        """Return the files and folders of what was logged by the workers of a submission."""
+        return sorted(self.logs.glob(f"{batch}*"))
+
+    def archive(self, evaluation: str, generation: int, part: int) -> Path:
+        """What nodes wrote for a closed generation, but for what the joined tables hold."""
+        return self.folder / "attempts" / evaluation / f"{generation:04d}-{part}.tar.gz"
+
+    @property
+    def compacting(self) -> Path:
+        """The claim of the process that joins tables."""
+        return self.folder / "compacting.json"
+
+    def grades_kind(self, grader: str) -> str:
+        """The kind of the tables of a grader's verdicts, as `joined` takes it."""
+        return f"grades/{file_name(grader)}"
 
     def graders(self) -> list[str]:
         """Return the graders that have judged stored outputs."""
@@ -181,5 +222,6 @@ class RunPaths:
     def _accepted(
         self, kind: str, evaluation: str, generation: int, candidate: str, ending: str
     ) -> Path:
+        # One path in one go: long searches ask for many thousands.
         name = f"{file_name(candidate)}.{ending}"
-        return self.folder / kind / evaluation / f"{generation:04d}" / name
+        return Path(f"{self.folder}/{kind}/{evaluation}/{generation:04d}/{name}")

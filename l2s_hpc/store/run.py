@@ -23,7 +23,7 @@ class Checkpoint(Record):
         source: where it comes from, as nodes look it up.
         identity: what its weights are.
         stop_ids: the ids that end its answers, as its own files name them.
-        template: the hash of what the `chat` prompt puts around a question; empty if it has none.
+        template: the hash of what its tokenizer itself puts around a question.
         recipe: the recipe that is this model.
     """
 

@@ -88,10 +88,19 @@ OUTPUTS = pa.schema(
 
 KEY = ("evaluation", "candidate", "benchmark", "item", "sample")
 
+_HASHED_ROWS = 16384
+"""Rows that are turned into text at once: full texts are long."""
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
 
 def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> str:
     """Write rows durably as Parquet and return the sha256 of the file."""
-    table = pa.Table.from_pylist(rows, schema=schema)
+    return write_arrow(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def write_arrow(path: Path, table: pa.Table) -> str:
+    """Write a table durably as Parquet and return the sha256 of the file."""
     write_durably(
         path,
         lambda temporary: pq.write_table(
@@ -114,6 +123,18 @@ def read_table(path: Path, schema: pa.Schema = SCORES) -> pa.Table:
     return _parsed(content, path, schema)
 
 
+def rows_in(path: Path) -> int:
+    """Return how many rows a file says that it has.
+
+    Raises:
+        DamageError: it is not Parquet.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DamageError(f"not a readable table: {error}", path=path) from error
+
+
 def _parsed(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
     """Return the table that a file's bytes hold."""
     try:
@@ -123,6 +144,11 @@ def _parsed(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
     # A name in the footer that is no UTF-8 is a plain ValueError.
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DamageError(f"not a readable table: {error}", path=path) from error
+    return conforming(table, path, schema)
+
+
+def conforming(table: pa.Table, path: Path, schema: pa.Schema) -> pa.Table:
+    """Return a table that was read from a file with this schema, or raise `DamageError`."""
     if table.schema.names != schema.names or table.schema.types != schema.types:
         raise DamageError("its columns are not those of this version's tables", path=path)
     try:
@@ -137,12 +163,35 @@ def content_sha256(table: pa.Table) -> str:
     Two tables with equal content hashes say the same of every item, whatever run, file order or
     compression they come from.
     """
-    ordered = table.drop_columns(["run"]).sort_by([(name, "ascending") for name in KEY])
+    return rows_sha256(table.drop_columns(["run"]).sort_by([(name, "ascending") for name in KEY]))
+
+
+def rows_sha256(table: pa.Table) -> str:
+    """Return the hash of a table's values in their order, column by column as JSON."""
     digest = hashlib.sha256()
-    for name in ordered.column_names:
-        values = ordered.column(name).to_pylist()
-        digest.update(json.dumps([name, values], ensure_ascii=False).encode())
+    for name in table.column_names:
+        digest.update(f"[{json.dumps(name, ensure_ascii=False)}, [".encode())
+        separator = ""
+        for start in range(0, table.num_rows, _HASHED_ROWS):
+            text = separator + _as_json(table.column(name).slice(start, _HASHED_ROWS))
+            digest.update(text.encode())
+            separator = ", "
+        digest.update(b"]]")
     return digest.hexdigest()
+
+
+def _as_json(values: pa.ChunkedArray) -> str:
+    """Return values as JSON, with commas between; where many are equal, each is written once."""
+    parts = []
+    for chunk in values.chunks:
+        coded = chunk.dictionary_encode()
+        if 2 * len(coded.dictionary) > len(chunk):
+            parts.append(json.dumps(chunk.to_pylist(), ensure_ascii=False)[1:-1])
+            continue
+        words = [*map(_ENCODER.encode, coded.dictionary.to_pylist()), "null"]
+        codes = coded.indices.fill_null(len(words) - 1).to_pylist()
+        parts.append(", ".join([words[code] for code in codes]))
+    return ", ".join(part for part in parts if part)
 
 
 def verify_table(path: Path, receipt: Receipt) -> pa.Table:
@@ -159,13 +208,22 @@ def verify_table(path: Path, receipt: Receipt) -> pa.Table:
     if hashlib.sha256(content).hexdigest() != receipt.file_sha256:
         raise DamageError("the sha256 differs from the receipt's", path=path)
     table = _parsed(content, path, SCORES)
+    check_content(table, receipt, path)
+    return table
+
+
+def check_content(table: pa.Table, receipt: Receipt, path: Path) -> None:
+    """Check rows of scores, from whatever file they come, against the receipt of their table.
+
+    Raises:
+        DamageError: they are not those, by count, owner or content, or repeat a key.
+    """
     _check_owner(table, receipt, path)
     keys = table.select(["benchmark", "item", "sample"])
     if keys.group_by(keys.column_names, use_threads=False).aggregate([]).num_rows != table.num_rows:
         raise DamageError("a key (benchmark, item, sample) is repeated", path=path)
     if content_sha256(table) != receipt.content_sha256:
         raise DamageError("the content hash differs from the receipt's", path=path)
-    return table
 
 
 def verify_outputs(path: Path, receipt: Receipt) -> None:

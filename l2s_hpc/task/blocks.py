@@ -2,29 +2,52 @@
 
 In float32, mergekit's copies and differences of an embedding of half a billion numbers, and the
 sorting of them, take as much of a GPU as two whole models. A method that treats every number by
-itself gives the same bits in blocks. So does TIES once it is known which numbers it keeps: these
-are found here, without sorting, and the others are set to the base's, which makes their difference
-the zero that mergekit makes of it.
+itself gives the same bits in blocks. So does TIES once it is known where it cuts, see `find_cut`:
+numbers that it drops are set to the base's, which makes their difference the zero that mergekit
+makes of it. Nothing but the result is as long as the tensor.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 LARGE = 2**25
 """Numbers in a tensor from which on it is worth while."""
 
 _ELEMENTWISE = ("linear", "task_arithmetic", "ties")
-_BLOCK = 70_000_000
-_PIECE = 2**18
+_EMPTIED = 2**27
+"""Numbers from which on torch's pool is emptied first: few tensors have as many."""
+_BLOCK = 35_000_000
+_BAND = 2**23
+"""Numbers between two bounds that are few enough to sort."""
+_SAMPLE = 2**20
+_MOST = 2**31 - 1
 
 Merge = Callable[[Sequence[torch.Tensor], dict[str, Any]], torch.Tensor]
 """Merges tensors, one of each input, with these parameters."""
+
+
+class Cut(NamedTuple):
+    """Which numbers TIES keeps, told by their magnitudes and places in the flat tensor.
+
+    A magnitude is the bits of |tensor - base| in float32: as integers they have the same order.
+    """
+
+    smallest: int
+    """Magnitude that is kept."""
+    end: int
+    """Of those that equal it, the ones before this place are kept."""
+
+    def mask(self, tensor: torch.Tensor, base: torch.Tensor, start: int) -> torch.Tensor:
+        """Return which numbers of a part, whose first is at the place `start`, are kept."""
+        found = _magnitudes(tensor, base)
+        end = max(self.end - start, 0)
+        kept = torch.cat((found[:end] >= self.smallest, found[end:] > self.smallest))
+        return kept.view(tensor.shape)
 
 
 def fits(method: str, parameters: dict[str, Any], shape: Sequence[int]) -> bool:
@@ -58,77 +81,95 @@ def in_blocks(
         dtype: of the result.
         block: about the numbers of a block; it has whole rows, one at least.
     """
-    if tensors[0].is_cuda and tensors[0].numel() > 4 * _BLOCK:
-        # What smaller tensors have left in torch's pool does not serve larger ones.
+    first = tensors[0]
+    if first.is_cuda and first.numel() > _EMPTIED:
+        # What smaller tensors have left in torch's pool does not serve the result.
         torch.cuda.empty_cache()
-    inputs = list(tensors)
+    rows = math.ceil(len(first) / math.ceil(first.numel() / block))
+    cuts: dict[int, Cut] = {}
     densities = parameters.get("density")
     if isinstance(densities, dict) and base is not None:
         for n, name in enumerate(ids):
             if n != base and densities[name] < 1:
-                inputs[n] = _sparse(inputs[n], inputs[base], densities[name])
+                count = max(int(densities[name] * first.numel()), int(densities[name] > 0))
+                cuts[n] = find_cut(tensors[n], tensors[base], count, rows)
         parameters = parameters | {"density": dict.fromkeys(densities, 1.0)}
-    blocks = math.ceil(inputs[0].numel() / block)
-    rows = math.ceil(len(inputs[0]) / blocks)
-    whole = torch.empty(inputs[0].shape, dtype=dtype, device=inputs[0].device)
-    for out, *part in zip(whole.split(rows), *(t.split(rows) for t in inputs), strict=True):
+    whole = torch.empty(first.shape, dtype=dtype, device=first.device)
+    start = 0
+    for out, *part in zip(whole.split(rows), *(t.split(rows) for t in tensors), strict=True):
+        if base is not None:
+            for n, cut in cuts.items():
+                mask = cut.mask(part[n], part[base], start)
+                part[n] = torch.where(mask, part[n], part[base])
         out.copy_(merge(part, parameters))
+        start += out.numel()
     return whole
 
 
-def _sparse(tensor: torch.Tensor, base: torch.Tensor, density: float) -> torch.Tensor:
-    """Return a tensor with its base's numbers wherever TIES drops the difference."""
-    kept = int(density * tensor.numel())
-    if density <= 0:
-        return base
-    mask = largest(_magnitudes(tensor, base), max(kept, 1))
-    return torch.where(mask.view(tensor.shape), tensor, base)
+def find_cut(tensor: torch.Tensor, base: torch.Tensor, count: int, rows: int) -> Cut:
+    """Find the cut that keeps the `count` largest magnitudes; of equal ones, the first.
+
+    The magnitudes are made anew, by blocks of `rows` rows, each time that they are gone through.
+    Counting those above a few bounds narrows where the smallest kept one lies, until there is but
+    one value, or few enough numbers to sort. Bounds from a sample nearly always do at once;
+    otherwise halving does. However many are equal, no more than a block is in memory.
+    """
+    if not count:
+        return Cut(_MOST, 0)
+
+    def blocks() -> Iterator[torch.Tensor]:
+        return map(_magnitudes, tensor.split(rows), base.split(rows))
+
+    low, at_least_low = 0, tensor.numel()
+    high, above_high = _MOST, 0
+    bounds = _guessed(tensor, base, count)
+    while low < high and at_least_low - above_high > _BAND:
+        for bound, above in zip(bounds, _above(blocks(), bounds), strict=True):
+            if above < count:
+                high, above_high = min((high, above_high), (bound, above))
+            else:
+                low, at_least_low = max((low, at_least_low), (bound + 1, above))
+        bounds = [(low + high) // 2]
+    left = count - above_high
+    if low < high:
+        band = torch.cat([found[(found >= low) & (found <= high)] for found in blocks()])
+        low = int(band.sort(descending=True).values[left - 1])
+        left -= int((band > low).sum())
+    end = 0
+    for found in blocks():
+        equal = (found == low).nonzero()
+        if len(equal) >= left:
+            return Cut(low, end + int(equal[left - 1]) + 1)
+        left -= len(equal)
+        end += found.numel()
+    return Cut(low, end)
 
 
 def _magnitudes(tensor: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """Return the bits of |tensor - base| in float32, flat: as integers they have the same order."""
-    found = torch.empty(tensor.numel(), dtype=torch.float32, device=tensor.device)
-    pieces = [part.reshape(-1).split(_BLOCK) for part in (tensor, base)]
-    for out, ours, theirs in zip(found.split(_BLOCK), *pieces, strict=True):
-        torch.sub(ours.float(), theirs.float(), out=out).abs_()
-    return found.view(torch.int32)
+    return (tensor.float() - base.float()).abs_().reshape(-1).view(torch.int32)
 
 
-def largest(bits: torch.Tensor, count: int) -> torch.Tensor:
-    """Return a mask of the `count` largest of flat integers; of equal ones, the first."""
-    smallest = _smallest_of(bits, count)
-    mask = bits > smallest
-    equal = bits == smallest
-    end = _place_of(equal, count - int(_sums(mask).sum())) + 1
-    mask[:end] |= equal[:end]
-    return mask
+def _guessed(tensor: torch.Tensor, base: torch.Tensor, count: int) -> list[int]:
+    """Return bounds about the smallest magnitude that is kept, by a sample.
+
+    Two enclose its rank by many times the sample's error. With the numbers just below them, they
+    also tell whether it is one of the two, which may be the value of any share of the numbers.
+    """
+    step = tensor.numel() // _SAMPLE | 1
+    sample = _magnitudes(tensor.reshape(-1)[::step], base.reshape(-1)[::step])
+    rank = int(count / tensor.numel() * len(sample))
+    margin = 4 * math.isqrt(len(sample))
+    ends = [max(rank - margin, 0), min(rank + margin, len(sample) - 1)]
+    high, low = sample.sort(descending=True).values[ends].tolist()
+    return sorted({low - 1, low, high - 1, high})
 
 
-def _smallest_of(bits: torch.Tensor, count: int) -> int:
-    """Return the smallest of the `count` largest."""
-    others = bits.numel() - count
-    if bits.device.type == "cpu":
-        return int(np.partition(bits.numpy(), others)[others])
-    if count <= others:
-        return int(torch.topk(bits, count, sorted=False).values.min())
-    return int(torch.topk(bits, others + 1, largest=False, sorted=False).values.max())
-
-
-def _place_of(mask: torch.Tensor, nth: int) -> int:
-    """Return where the n-th (from 1) true value stands; a list of all would be large."""
-    sums = _sums(mask).cumsum(0)
-    piece = int((sums < nth).sum())
-    before = int(sums[piece - 1]) if piece else 0
-    start = piece * _PIECE
-    return start + int(mask[start : start + _PIECE].nonzero()[nth - before - 1])
-
-
-def _sums(mask: torch.Tensor) -> torch.Tensor:
-    """Return how many are true in each piece; torch makes integers of all that it adds at once."""
-    found = []
-    for part in mask.split(_PIECE * 256):
-        whole = part.numel() // _PIECE * _PIECE
-        found.append(part[:whole].view(-1, _PIECE).sum(1))
-        if whole < part.numel():
-            found.append(part[whole:].sum().view(1))
-    return torch.cat(found)
+def _above(blocks: Iterator[torch.Tensor], bounds: list[int]) -> list[int]:
+    """Return how many numbers are above each bound."""
+    # As int32, or torch makes 8 bytes of each that it adds.
+    counts = [
+        torch.stack([(found > bound).sum(dtype=torch.int32) for bound in bounds])
+        for found in blocks
+    ]
+    found: list[int] = torch.stack(counts).sum(0).tolist()
+    return found

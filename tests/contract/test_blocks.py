@@ -13,36 +13,66 @@ from mergekit.merge_methods.api import merge_tensors
 
 from l2s_hpc.task import blocks
 
+torch.set_num_threads(1)
+
 IDS = ["base", "slow", "fast"]
 
 
-@given(st.lists(st.booleans(), min_size=1).filter(any), st.integers(1, 5), st.data())
-def test_the_nth_is_found(values: list[bool], piece: int, data: st.DataObject) -> None:
-    nth = data.draw(st.integers(1, sum(values)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_PIECE", piece)
-        found = blocks._place_of(torch.tensor(values), nth)
-    assert values[found] and sum(values[: found + 1]) == nth
+def kept(bits: torch.Tensor, count: int, rows: int) -> torch.Tensor:
+    """What the cut of magnitudes with these bits keeps, part by part."""
+    tensor = bits.view(torch.float32)
+    zeros = torch.zeros_like(tensor)
+    cut = blocks.find_cut(tensor, zeros, count, rows)
+    starts = range(0, len(bits), rows)
+    parts = zip(tensor.split(rows), zeros.split(rows), starts, strict=True)
+    return torch.cat([cut.mask(*part) for part in parts])
 
 
-@given(st.lists(st.integers(0, 9) | st.integers(0, 2**31 - 1), min_size=1), st.data())
-def test_the_largest_are_those_of_a_stable_order(values: list[int], data: st.DataObject) -> None:
-    count = data.draw(st.integers(1, len(values)))
+def first_of_a_stable_order(bits: torch.Tensor, count: int) -> torch.Tensor:
+    mask = torch.zeros(len(bits), dtype=torch.bool)
+    mask[torch.argsort(bits, descending=True, stable=True)[:count]] = True
+    return mask
+
+
+INFINITY = 0x7F800000
+
+
+@given(
+    st.lists(st.integers(0, 3) | st.integers(0, INFINITY), min_size=1),
+    st.integers(1, 30),
+    st.integers(0, 20),
+    st.integers(1, 9),
+    st.data(),
+)
+def test_the_largest_are_kept(
+    values: list[int], rows: int, band: int, sample: int, data: st.DataObject
+) -> None:
+    """However poor the sample, how little may be sorted, and how many are equal."""
+    count = data.draw(st.integers(0, len(values)))
     bits = torch.tensor(values, dtype=torch.int32)
-    expected = torch.zeros(len(values), dtype=torch.bool)
-    expected[torch.argsort(bits, descending=True, stable=True)[:count]] = True
-    assert torch.equal(blocks.largest(bits, count), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "_BAND", band)
+        patch.setattr(blocks, "_SAMPLE", sample)
+        found = kept(bits, count, rows)
+    assert torch.equal(found, first_of_a_stable_order(bits, count))
 
 
-@pytest.mark.parametrize("numbers", [64 * 256, 64 * 512 + 17, 100])
-def test_many_pieces(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "_PIECE", 64)
+@pytest.mark.parametrize("count", [1, 10_000, 19_999, 30_000, 39_999])
+@pytest.mark.parametrize("levels", [1, 2, 60, 10**6])
+def test_a_sample_spares_the_halving(
+    levels: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One passage narrows enough, even between two values that half of the numbers have each."""
+    passages: list[int] = []
+    above = blocks._above
+    monkeypatch.setattr(blocks, "_BAND", 8_000)
+    monkeypatch.setattr(blocks, "_SAMPLE", 2**12)
+    monkeypatch.setattr(blocks, "_above", lambda *args: passages.append(1) or above(*args))
     draw = torch.Generator().manual_seed(1)
-    bits = torch.randint(0, 9, (numbers,), generator=draw, dtype=torch.int32)
-    for count in (1, numbers // 3, numbers - 1, numbers):
-        expected = torch.zeros(numbers, dtype=torch.bool)
-        expected[torch.argsort(bits, descending=True, stable=True)[:count]] = True
-        assert torch.equal(blocks.largest(bits, count), expected)
+    bits = torch.randint(0, levels, (40_000,), generator=draw, dtype=torch.int32)
+    found = kept(bits, count, 5_000)
+    assert torch.equal(found, first_of_a_stable_order(bits, count))
+    assert len(passages) == 1
 
 
 def parents() -> list[torch.Tensor]:

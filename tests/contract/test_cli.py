@@ -209,7 +209,7 @@ def test_verify_finds_a_flipped_bit_and_run_evaluates_again(
     done = l2s("verify", run, "--json")
     assert done.returncode == 3
     assert json.loads(done.stdout)["damage"][0]["file"] == str(table)
-    assert l2s("front", run, "--on", "search").returncode == 3
+    assert l2s("front", run, "--split", "search").returncode == 3
     assert l2s("verify", run, "--quarantine").returncode == 3
     assert not table.exists() and list((run / "quarantine").iterdir())
     mini.run(run)

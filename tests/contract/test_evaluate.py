@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 
 from l2s_hpc import open_run
+from l2s_hpc.store.layout import RunPaths
 from tests.helpers import TOY
 from tests.mini import LOCAL, kill_at_entry, state_of, write_mini
 
@@ -160,6 +161,28 @@ def test_the_same_command_again_does_nothing(tmp_path: Path, site: Path) -> None
     before = tree(run)
     assert scores(run, site) == first
     assert tree(run) == before
+
+
+def test_where_rows_came_from_is_recorded_and_never_compared(tmp_path: Path, site: Path) -> None:
+    run = tmp_path / "run"
+    first = scores(run, site)
+    path = RunPaths(run).evaluation("evaluate")
+    described = json.loads(path.read_text(encoding="utf-8"))
+    origins = described["origins"]
+    found = {name: (o["source"], o["place"], o["items"]) for name, o in origins.items()}
+    assert found == {
+        "sums": ("file", str(tmp_path / "sums.jsonl"), 12),
+        "more": ("file", str(tmp_path / "more.jsonl"), 5),
+    }
+    assert all(o["revision"] is None for o in origins.values())
+    (tmp_path / "moved").mkdir()
+    moved = write_site(tmp_path / "moved")
+    before = tree(run)
+    assert scores(run, moved) == first and tree(run) == before
+    # As older versions wrote it.
+    del described["origins"]
+    path.write_text(json.dumps(described), encoding="utf-8")
+    assert scores(run, moved) == first
 
 
 def test_models_and_names_are_added(tmp_path: Path, site: Path) -> None:

@@ -8,18 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from l2s_hpc.cli.main import app
 from l2s_hpc.config import SiteConfig, load_job
 from l2s_hpc.controller.fetch import fetch
 from l2s_hpc.controller.plan import plan
 from l2s_hpc.controller.resolve import find_job, resolve, shipped_files
 from l2s_hpc.errors import UserError
-from l2s_hpc.evaluation.benchmarks import source
+from l2s_hpc.evaluation.benchmarks import load, source
 from l2s_hpc.store.layout import RunPaths, shipped
 
 LAYERS, HIDDEN, VOCABULARY = 28, 8, 32
 SLOW = {"max_position_embeddings": 131072, "tie_word_embeddings": False, "eos_token_id": 151643}
 FAST = {"max_position_embeddings": 4096, "eos_token_id": 151643}
+SITE = SiteConfig(name="here", executor="local")
 PUBLISHED = [name for name in shipped_files(shipped("jobs")) if name.startswith("published/")]
 
 
@@ -122,30 +125,64 @@ def test_a_model_from_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         find_job("published/ta-1.5b"),
         ["parents.slow=org/slow", "parents.fast=org/fast", 'benchmarks=["gsm8k"]'],
     )
-    found = fetch(config, offline=True)
+    found = fetch(config, SITE, offline=True)
     assert found["models"]["slow"]["revision"] == revision
     assert len(found["models"]["slow"]["files"]["model.safetensors"]) == 64
     fetched = found["benchmarks"]["gsm8k"]
     assert (fetched["rows"], fetched["unknown"], fetched["missing"]) == (40, 40, 1319)
     assert fetched["revision"] == revision
-    site = SiteConfig(name="here", executor="local")
     with pytest.raises(UserError, match="1319 of 1319 are missing, 40 are unknown"):
-        resolve(config, site, frozen={})
-    resolved = resolve(config.model_copy(update={"other_snapshots": ("gsm8k",)}), site, frozen={})
+        resolve(config, SITE, frozen={})
+    resolved = resolve(config.model_copy(update={"other_snapshots": ("gsm8k",)}), SITE, frozen={})
     golds = {item.gold for item in resolved.evaluations["search"].items}
     assert golds <= {str(n) for n in range(40)}
     assert resolved.models["slow"].folder.name == revision
+    origin = resolved.evaluations["search"].origins["gsm8k"]
+    assert (origin.source, origin.place, origin.items) == ("hub", "openai/gsm8k", 40)
+    assert (origin.revision, origin.rows_sha256) == (revision, fetched["rows_sha256"])
+
+
+def test_a_snapshot_that_is_named_after_no_commit_gives_no_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_dataset(tmp_path / "hub" / "datasets--openai--gsm8k", "main")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    origin = load(source("gsm8k"), {}, other_snapshot=True).origin
+    assert (origin.source, origin.revision, origin.items) == ("hub", None, 40)
+
+
+def test_fetch_names_what_it_does_not_fetch(tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"question": "1 + 1?", "answer": "2"}\n', encoding="utf-8")
+    job = ["fetch", "toy", "--offline", "--set", f"site.benchmarks.mine={own}"]
+    names = ["--set", 'benchmarks=["toy_easy", "mine"]']
+    done = CliRunner().invoke(app, [*job, *names])
+    assert done.exit_code == 0, done.output
+    said = "".join(done.stdout.split("\n"))
+    assert "benchmarks: toy_easy: comes with the package" in said
+    assert f"benchmarks: mine: local file: {own}" in said
+    assert "nothing to fetch: everything is shipped or local" in said
+    done = CliRunner().invoke(app, [*job, *names, "--json"])
+    assert json.loads(done.stdout)["benchmarks"] == {
+        "toy_easy": {"note": "comes with the package"},
+        "mine": {"note": "local file", "path": str(own)},
+    }
+    done = CliRunner().invoke(app, [*job, "--set", 'benchmarks=["toy_esy"]'])
+    assert isinstance(done.exception, UserError)
+    assert "unknown benchmark 'toy_esy'" in str(done.exception)
+    assert "did you mean 'toy_easy'?" in str(done.exception)
 
 
 def test_what_is_not_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     config = load_job(find_job("published/ta-1.5b"))
     with pytest.raises(UserError, match=r"model 'slow' \(deepseek-ai/.*\) cannot be fetched"):
-        fetch(config, offline=True)
+        fetch(config, SITE, offline=True)
     with pytest.raises(
         UserError, match=r"model 'slow' \(deepseek-ai/.*\) is not in the hub's cache"
     ):
-        resolve(config, SiteConfig(name="here", executor="local"))
+        resolve(config, SITE)
 
 
 def test_every_published_benchmark_has_a_source() -> None:

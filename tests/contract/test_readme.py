@@ -26,6 +26,7 @@ READING = [
     for words in COMMANDS
     if words[0] in ("status", "front", "ntr", "report", "verify") and "results/demo" in words
 ]
+SAMPLE = [words for words in COMMANDS if "results/sample" in words]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def l2s(words: list[str], cwd: Path | None = None) -> subprocess.CompletedProces
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS) >= 15 and len(READING) >= 5
+    assert len(COMMANDS) >= 15 and len(READING) >= 5 and len(SAMPLE) >= 8
 
 
 @pytest.mark.parametrize("verb", sorted({words[0] for words in COMMANDS}))
@@ -57,6 +58,12 @@ def test_every_verb_and_option_exists(verb: str) -> None:
 def test_reading_commands_work(words: list[str], finished: Path) -> None:
     done = l2s([str(finished) if word.startswith("results/") else word for word in words])
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", SAMPLE, ids=" ".join)
+def test_the_sample_is_analysed_as_the_tour_says(words: list[str]) -> None:
+    done = l2s(words, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout, done.stderr
 
 
 def test_copying_and_planning_a_job(tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def test_mini_search_equals_the_local_one(mini: Mini, slurm: SlurmCluster, tmp_p
 def test_one_array_for_a_generation(mini: Mini, slurm: SlurmCluster, tmp_path: Path) -> None:
     mini.run(tmp_path / "run")
     batches = state_of(tmp_path / "run").batches.values()
-    # Three generations, selection and report.
-    assert len(batches) == 5
+    # Three generations, selection, noise and report.
+    assert len(batches) == 6
     assert all(batch.job is not None for batch in batches)
 
 

@@ -20,13 +20,12 @@ from hypothesis import strategies as st
 from l2s_hpc.errors import UserError
 from l2s_hpc.evaluation.benchmarks import Problem, load, question_hash, read, source, sources
 from l2s_hpc.evaluation.golds import GOLD_RULES
-from l2s_hpc.evaluation.splits import splits
-from tests.benchmark_files import COUNTS, ROOT, SHARED, job, numbered, shared_files, write
+from tests.benchmark_files import COUNTS, ROOT, SHARED, job, numbered, shared_files, splits, write
 
 
 def mine(path: Path, rows: list[dict[str, Any]]) -> tuple[Problem, ...]:
     files = {"mine": write(path / "mine.jsonl", rows)}
-    return load(source("mine", files), files)
+    return load(source("mine", files), files).problems
 
 
 def test_repeated_rows_are_numbered(tmp_path: Path) -> None:
@@ -129,7 +128,7 @@ def test_local_files_may_have_plain_names_or_the_hubs(tmp_path: Path) -> None:
     both: dict[str, Any] = {**hub, "answer": "another"}
     for number, (row, level) in enumerate(((hub, "Level 5"), (plain, "5"), (both, "Level 5"))):
         files = {"math": write(tmp_path / f"{number}.jsonl", [row])}
-        (found,) = load(source("math"), files, other_snapshot=True)
+        (found,) = load(source("math"), files, other_snapshot=True).problems
         item = found.item
         assert (item.question, item.gold, item.level, found.split) == ("p", "3", level, None)
 
@@ -153,8 +152,13 @@ def test_parquet_and_json_lines_say_the_same(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     entry = source("olympiadbench")
     of_parquet = load(entry, {entry.name: str(tmp_path / "a.parquet")}, True)
-    assert of_parquet == load(entry, {entry.name: write(tmp_path / "a.jsonl", rows)}, True)
-    assert [(p.item.gold, p.item.level) for p in of_parquet] == [("1", "Algebra"), ("7", None)]
+    of_lines = load(entry, {entry.name: write(tmp_path / "a.jsonl", rows)}, True)
+    assert of_parquet.problems == of_lines.problems
+    assert of_parquet.origin.rows_sha256 == of_lines.origin.rows_sha256
+    assert [(p.item.gold, p.item.level) for p in of_parquet.problems] == [
+        ("1", "Algebra"),
+        ("7", None),
+    ]
 
 
 def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
@@ -162,14 +166,14 @@ def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
     files = {"mine": write(tmp_path / "a.jsonl", rows)}
     path = Path(files["mine"])
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n\r\n"))
-    found = [p.item.question for p in load(source("mine", files), files)]
+    found = [p.item.question for p in load(source("mine", files), files).problems]
     assert found == [row["question"] for row in rows]
 
 
 def test_a_home_folder_may_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "a.jsonl", numbered(3))
-    assert len(load(source("mine", {"mine": ""}), {"mine": "~/a.jsonl"})) == 3
+    assert len(load(source("mine", {"mine": ""}), {"mine": "~/a.jsonl"}).problems) == 3
 
 
 @pytest.mark.parametrize(
@@ -251,7 +255,7 @@ def test_manifests_are_made_from_the_published_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_published_benchmarks_are_known(name: str) -> None:
-    problems = load(source(name), shared_files())
+    problems = load(source(name), shared_files()).problems
     assert len(problems) == COUNTS[name]
     assert all(p.item.question.strip() and p.item.gold.strip() for p in problems)
     golds: dict[str, set[str]] = {}
@@ -288,11 +292,26 @@ def test_rows_as_the_hub_has_them_give_the_published_items(tmp_path: Path) -> No
             {"problem": row["question"], answer: row[answer], "level": "Level 9"} for row in rows
         ]
         found = {name: write(tmp_path / f"{name}.jsonl", hub)}
-        local = load(source(name), shared_files())
-        assert [p.item for p in load(source(name), found)] == [p.item for p in local]
+        local, ours = load(source(name), shared_files()), load(source(name), found)
+        assert [p.item for p in ours.problems] == [p.item for p in local.problems]
 
 
 def test_a_copy_of_a_published_file_gives_the_same_items(tmp_path: Path) -> None:
     published = shared_files()
     copy = {"aime24": str(shutil.copy(published["aime24"], tmp_path / "a.jsonl"))}
     assert splits(job("aime24"), copy) == splits(job("aime24"), published)
+
+
+def test_it_is_known_where_rows_came_from(tmp_path: Path) -> None:
+    files = {"mine": write(tmp_path / "a.jsonl", numbered(3))}
+    (tmp_path / "b.jsonl").write_text((tmp_path / "a.jsonl").read_text("utf-8"), encoding="utf-8")
+    own = load(source("mine", files), files).origin
+    assert (own.source, own.place, own.revision, own.items) == ("file", files["mine"], None, 3)
+    copy = {"mine": str(tmp_path / "b.jsonl")}
+    assert load(source("mine", copy), copy).origin.rows_sha256 == own.rows_sha256
+    for other in (numbered(3)[::-1], numbered(2), [*numbered(2), {"question": "?", "answer": "2"}]):
+        copy["mine"] = write(tmp_path / "b.jsonl", other)
+        assert load(source("mine", copy), copy).origin.rows_sha256 != own.rows_sha256
+    shipped = load(source("toy_easy"), {}).origin
+    assert (shipped.source, shipped.place) == ("package", source("toy_easy").path)
+    assert shipped.revision is None

@@ -138,9 +138,19 @@ def test_no_generation_begins_whose_cost_would_exceed_the_gpu_hours() -> None:
     needed = 0.8 + 0.1 * (4 + 4 * 10)
     assert spent(state, limits(max_gpu_hours=needed + 0.001), 0) == ""
     assert spent(state, limits(max_gpu_hours=needed - 0.001), 0) == (
-        "0.80 GPU-hours, and 5.20 with another generation, selection and report; "
+        "0.80 GPU-hours, and 5.20 with another generation and what comes after the search; "
         "budget.max_gpu_hours = 5.199"
     )
+
+
+def test_noise_twins_are_reserved_too() -> None:
+    """Three of them answer the forty selection items again: 0.4 h each."""
+    state = state_of(*searched("abcd", "efgh"))
+    needed = 0.8 + 0.1 * (4 + 4 * 10) + 3 * 0.4
+    for hours, fits in ((needed + 0.001, True), (needed - 0.001, False)):
+        budget = limits(max_gpu_hours=hours)
+        budget = replace(budget, twins=3, items=(*budget.items, ("noise", 40)))
+        assert (spent(state, budget, 0) == "") == fits
 
 
 def test_failed_attempts_make_the_next_generation_dearer() -> None:

@@ -28,7 +28,8 @@ from l2s_hpc.controller.actions import (
     Submit,
     Tell,
 )
-from l2s_hpc.controller.decide import decide, finished
+from l2s_hpc.controller.course import finished, twins
+from l2s_hpc.controller.decide import decide
 from l2s_hpc.controller.judge import AttemptKey, Observed
 from l2s_hpc.errors import DamageError, IncompleteError
 from l2s_hpc.records import Receipt
@@ -420,6 +421,86 @@ def test_an_abandoned_batch_does_not_hold_up_the_end() -> None:
     assert decide(state_of(*given_up, *ENDED), NOTHING, POLICY) == [Complete()]
 
 
+TWINNED = replace(POLICY, twins=2)
+NOISY: Event = {"event": "stage", "evaluation": "noise", "candidates": ["slow", "a"]}
+FOUND = [*SEARCHED, SELECTED, *SELECTION, FIXED]
+NOISE = evaluated("noise", "slow", "a")
+WITH_NOISE: list[tuple[list[Event], list[Action]]] = [
+    (FOUND, [Stage("noise")]),
+    ([*FOUND, NOISY], [Submit("noise", (("slow", 0, 1), ("a", 0, 1)))]),
+    ([*FOUND, NOISY, *NOISE[:-1]], []),
+    ([*FOUND, NOISY, *NOISE], [Stage("report")]),
+    ([*FOUND, NOISY, *NOISE, REPORTED], [Submit("report", (("a", 0, 1), ("slow", 0, 1)))]),
+]
+
+
+@pytest.mark.parametrize(("events", "actions"), WITH_NOISE, ids=range(len(WITH_NOISE)))
+def test_noise_is_measured_between_selection_and_report(
+    events: list[Event], actions: list[Action]
+) -> None:
+    assert decide(state_of(*events), NOTHING, TWINNED) == actions
+
+
+@pytest.mark.parametrize(
+    ("most", "front", "picks", "found"),
+    [
+        (0, ["a", "c"], {"knee": "c"}, []),
+        (1, ["a", "c"], {"knee": "c"}, ["slow"]),
+        (2, ["a", "c"], {"knee": "c"}, ["slow", "c"]),
+        (9, ["a", "c"], {"knee": "c", "most_accurate": "c"}, ["slow", "c", "a"]),
+        (9, ["slow"], {"knee": "slow"}, ["slow"]),
+        (3, [], {}, ["slow"]),
+        (3, ["a", "never selected"], {}, ["slow", "a"]),
+    ],
+)
+def test_twins_are_the_slow_parent_and_then_the_picks_and_the_front(
+    most: int, front: list[str], picks: dict[str, str], found: list[str]
+) -> None:
+    tables = evaluated("selection", "slow", "fast", "a", "c")
+    fixed = FIXED | {"front": front, "picks": picks}
+    state = state_of(*SEARCHED, SELECTED, *tables, fixed)
+    assert twins(state, replace(POLICY, twins=most)) == found
+
+
+def test_a_twin_that_cannot_be_evaluated_holds_nothing_up_not_even_a_parent() -> None:
+    lost = [failed(c, number, True) | {"evaluation": "noise"} for c in ("slow", "a")
+            for number in (1, 2)]  # fmt: skip
+    batches = [intent("slow", "a", evaluation="noise", attempt=n, batch=f"n{n}") for n in (1, 2)]
+    state = state_of(*FOUND, NOISY, *batches, *lost)
+    why = "merge: try 2"
+    given_up = [Penalise("noise", "slow", why), Penalise("noise", "a", why)]
+    assert decide(state, NOTHING, TWINNED) == given_up
+    over = [penalised(c) | {"evaluation": "noise"} for c in ("slow", "a")]
+    assert decide(state_of(*FOUND, NOISY, *batches, *lost, *over), NOTHING, TWINNED) == [
+        Stage("report")
+    ]
+
+
+def test_a_complete_run_may_get_its_noise_measured_later_and_the_report_is_looked_at_once() -> None:
+    closed_too = closed("of-selection")
+    over = [*FOUND, REPORTED, *REPORT, *ALL_CLOSED, closed_too, {"event": "completed"}]
+    assert finished(state_of(*over), POLICY) and not finished(state_of(*over), TWINNED)
+    assert decide(state_of(*over), NOTHING, TWINNED) == [Stage("noise")]
+    measured = [*over, NOISY, *NOISE]
+    assert decide(state_of(*measured[:-1]), NOTHING, TWINNED) == []
+    done = state_of(*measured, closed("of-noise"))
+    assert decide(done, NOTHING, TWINNED) == [Complete()] and done.looks == 1
+    fewer = state_of(*measured, closed("of-noise"), {"event": "completed"})
+    assert finished(fewer, TWINNED) and finished(fewer, POLICY)
+
+
+def test_a_search_that_grows_measures_the_noise_of_its_new_front() -> None:
+    longer = replace(TWINNED, generations=3)
+    measured = [*FOUND, NOISY, *NOISE]
+    assert decide(state_of(*measured), NOTHING, longer) == [Ask(2)]
+    later = evaluated("selection", "d")
+    later = [event | {"batch": "later"} if "batch" in event else event for event in later]
+    grown = [*measured, asked(2, "d"), told(2, 1), SELECTED, *later, FIXED | {"front": ["d", "a"]}]
+    assert decide(state_of(*grown), NOTHING, longer) == [Stage("noise")]
+    chosen = NOISY | {"candidates": ["slow", "d"]}
+    assert decide(state_of(*grown, chosen), NOTHING, longer) == [Submit("noise", (("d", 2, 1),))]
+
+
 def test_an_empty_front_is_fixed_too() -> None:
     events = [*SEARCHED, SELECTED, FIXED | {"front": []}]
     assert decide(state_of(*events), NOTHING, POLICY) == [Stage("report")]
@@ -490,7 +571,7 @@ def states(draw: st.DrawFn) -> RunState:
             completed, front = state.completed, state.front
             state.apply(Entry(1, ENTRY.time, "h", 1, "1", (event,)))
             state.completed, state.front = completed, front
-    for name in draw(st.sets(st.sampled_from(["selection", "report"]))):
+    for name in draw(st.sets(st.sampled_from(["selection", "noise", "report"]))):
         state.stages[name] = tuple(draw(st.lists(st.sampled_from("ab"), max_size=2)))
     tasks = [{"key": f"{c}{n}", "candidates": []} for _, c in KEYS for n in (1, 2, 3)]
     state.apply(Entry(1, ENTRY.time, "h", 1, "1", ({**intent(), "tasks": tasks},)))
@@ -658,8 +739,9 @@ def test_whatever_befalls_the_nodes_a_search_ends_and_each_table_counts_once(
     """A controller that may die after every entry; its user starts it again where it pauses."""
     state, night = RunState(), Night(data)
     lucky_after = data.draw(st.integers(0, 25), label="lucky after")
-    patient = replace(POLICY, attempts=50, failures=1.0)
-    for number in range(1, 120):
+    twinned = data.draw(st.sampled_from([0, 2]), label="twins")
+    patient = replace(POLICY, attempts=50, failures=1.0, twins=twinned)
+    for number in range(1, 150):
         night.bad = number <= lucky_after
         try:
             events = events_of(state, decide(state, night.look(state), patient), f"b{number}")
@@ -677,3 +759,4 @@ def test_whatever_befalls_the_nodes_a_search_ends_and_each_table_counts_once(
     assert state.completed and state.looks == 1 and list(state.live_attempts()) == []
     assert all(batch.abandoned for batch in state.open_batches.values()), "jobs are left behind"
     assert {c for e, c in state.accepted if e == "search"} >= {"slow", "fast"}
+    assert ("noise" in state.stages) == bool(twinned)

@@ -65,6 +65,7 @@ def policy(source: random.Random) -> Policy:
         references={f"parent.{name}": c for name, c in PARENTS.items()} | {"average": "mean"},
         parents=PARENTS,
         resubmit_cancelled=source.choice([0, 50]),
+        twins=source.choice([0, 1, 3]),
     )
 
 
@@ -194,7 +195,7 @@ def check(state: RunState, observed: Observed, actions: Sequence[Action]) -> Non
                     assert not state.settled(evaluation, candidate) and number == len(tries) + 1
             case Penalise(evaluation, candidate):
                 assert not state.settled(evaluation, candidate)
-                assert candidate not in PARENTS.values()
+                assert candidate not in PARENTS.values() or evaluation == "noise"
                 tries = state.attempts[evaluation, candidate]
                 assert all(a.outcome != "live" for a in tries)
             case Abandon(batch):

@@ -22,8 +22,7 @@ from l2s_hpc.controller.decide import decide, finished
 from l2s_hpc.controller.evaluate import protocol_of
 from l2s_hpc.controller.status import _evaluation_under_way
 from l2s_hpc.errors import IncompleteError, UserError
-from l2s_hpc.evaluation.benchmarks import load
-from l2s_hpc.evaluation.manifests import source
+from l2s_hpc.evaluation.benchmarks import load_all
 from l2s_hpc.evaluation.whole import all_items
 from l2s_hpc.recipes.recipe import average
 from l2s_hpc.records import CandidateTask, Protocol
@@ -82,12 +81,13 @@ def test_a_protocol_without_tokenizer_leaves_models_alone() -> None:
 
 
 def test_all_items_are_there_in_the_order_of_a_draw() -> None:
-    items = all_items(["toy_easy", "toy_hard"], {}, seed=3)
+    benchmarks = load_all(["toy_easy", "toy_hard"], {})
+    items = all_items(benchmarks, seed=3)
     for name in ("toy_easy", "toy_hard"):
-        there = {problem.item.item for problem in load(source(name), {})}
+        there = {problem.item.item for problem in benchmarks[name].problems}
         assert {item.item for item in items if item.benchmark == name} == there
-    assert items != all_items(["toy_easy", "toy_hard"], {}, seed=4)
-    few = all_items(["toy_easy", "toy_hard"], {}, seed=3, most=5)
+    assert items != all_items(benchmarks, seed=4)
+    few = all_items(benchmarks, seed=3, most=5)
     assert few[:5] == items[:5] and [item.benchmark for item in few[5:]] == ["toy_hard"] * 5
 
 
@@ -95,7 +95,7 @@ def test_copies_of_a_question_stand_together_and_count_once(tmp_path: Path) -> N
     file = tmp_path / "own.jsonl"
     rows = [{"question": f"{n % 4}?", "answer": str(n % 4)} for n in range(8)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    items = all_items(["own"], {"own": str(file)}, most=2)
+    items = all_items(load_all(["own"], {"own": str(file)}), most=2)
     assert len(items) == 4 and items[0].question == items[1].question
     assert items[1].item == f"{items[0].item}-2"
 

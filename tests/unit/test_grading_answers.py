@@ -129,6 +129,34 @@ Unicode  x ≤ 3 ~~ x \le 3
 Unicode  １２ ~~ 12
 Grouping  (1,234) ~~ (1, 234)
 Grouping  1 000 000 ~~ 1000000
+Values  2e999 ~~ 2 \times 10^{999}
+Values  7!! ~~ 105
+Values  0.1666... ~~ \frac16
+Values  3 x 10^5 ~~ 300000
+Values  4 \operatorname{cis} \frac{\pi}{2} ~~ 4i
+Values  {a+b \over c} ~~ \frac{a+b}{c}
+Values  \left.\frac12\right. ~~ 0.5
+Values  1101_{\text{two}} ~~ 13
+Calculus  \sum_{k=1}^{n} k^2 ~~ \frac{n(n+1)(2n+1)}{6}
+Calculus  \prod_{k=1}^{n} k ~~ n!
+Units  20€ ~~ 20 \text{ euros}
+Units  USD 20 ~~ 20
+Units  60 miles per hour ~~ 60 mph
+Units  100°C ~~ 100^\circ \text{C}
+Times  1:03 PM ~~ \text{1:03 p.m.}
+Times  1:03 ~~ \text{1:03 PM}
+Times  9 am ~~ 9\text{ a.m.}
+Words  twenty-one ~~ 21
+Words  the ellipse ~~ ellipse
+Words  no solutions ~~ \text{no solution}
+Words  infinity ~~ \infty
+Words  DNE ~~ does not exist
+Matrices  -\mathbf{I} ~~ \begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}
+Matrices  [[1, 2], [3, 4]] ~~ \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+Points  A(1, 2) ~~ (1, 2)
+Points  [1, 2, 3] ~~ 1, 2, 3
+Regions  x \ne 2, x \ne 3 ~~ (-\infty, 2) \cup (2, 3) \cup (3, \infty)
+Quoted  `x+1` ~~ x+1
 """
 
 DIFFERENT = r"""
@@ -185,6 +213,23 @@ Words  \mbox{Sunday} ~~ \mbox{Saturday}
 Words  True ~~ 1
 Words  None ~~ 0
 Words  3:00 ~~ 3
+Values  1e400 ~~ 1e401
+Values  3!! ~~ 720
+Values  0.12... ~~ \frac{12}{99}
+Values  0.333... ~~ 0.333
+Values  B_{12} ~~ 11
+Calculus  \sum_{k=1}^{n} k ~~ \frac{n(n-1)}{2}
+Units  20 USD ~~ 20 EUR
+Times  1:03 AM ~~ \text{1:03 PM}
+Words  DNE ~~ 0
+Words  no solution ~~ one solution
+Choices  (A) 5 ~~ B
+Choices  A:2 ~~ A
+Matrices  I ~~ \begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}
+Points  [1, 2] ~~ 1, 2
+Points  (2, 2) ~~ \emptyset
+Regions  a > 0, b > 0 ~~ a > 0
+Lists  1, 2, 3, ... ~~ 1, 2, 3
 """
 
 
@@ -213,6 +258,13 @@ def test_the_letter_of_a_unit_is_one_where_the_gold_has_no_variable(grader: Grad
     assert grader.judge("5 m", "5").correct
     assert not grader.judge("5", "5 m").correct, "the gold's m may be a variable"
     assert not grader.judge("5x", "5").correct
+
+
+@pytest.mark.parametrize("gold", ["C", r"\text{(C)}", "(C)", "12"])
+def test_a_choice_may_be_answered_with_what_it_offers(grader: Grader, gold: str) -> None:
+    assert grader.judge(r"\textbf{(C)}\ 12", gold).correct
+    assert not grader.judge(r"\textbf{(D)}\ 13", gold).correct
+    assert not grader.judge(gold, r"\textbf{(D)}\ 13").correct
 
 
 @pytest.mark.parametrize(

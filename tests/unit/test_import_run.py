@@ -99,6 +99,32 @@ def test_what_the_files_do_not_tell_is_null(source: Path, tmp_path: Path) -> Non
     assert row["accuracy_low"] is not None
 
 
+def test_a_front_without_tokens_says_that_it_is_by_accuracy_alone(
+    source: Path, tmp_path: Path
+) -> None:
+    write_scores(source, "TA/1.5B/02", aime24=SLOW, gsm8k=[0, 0, 0])
+    import_run(source, tmp_path / "run", PARENTS)
+    code, out, err = l2s("front", tmp_path / "run", "--json")
+    (only,) = json.loads(out)
+    assert code == 0 and only["candidate"] == "TA/1.5B/01"
+    assert only["tokens"] is None and only["accuracy"] == 5 / 8
+    assert "tokens are not known: this front is by accuracy alone" in err
+    assert l2s("front", tmp_path / "run")[0] == 0
+
+
+def test_without_parents_it_is_said_why_no_transfer_rate_is_known(
+    source: Path, tmp_path: Path
+) -> None:
+    import_run(source, tmp_path / "run")
+    code, out, err = l2s("ntr", tmp_path / "run", "--json")
+    assert code == 0 and {row["ntr"] for row in json.loads(out)} == {None}
+    assert "NTR and PTR are unknown: the run names no parents" in err
+    assert "`l2s ntr RUN --parents CANDIDATE,CANDIDATE`" in err
+    _, out, err = l2s("ntr", tmp_path / "run", "--parents", "R1/1.5B,MATH/1.5B", "--json")
+    assert "unknown" not in err
+    assert pooled(json.loads(out))["TA/1.5B/01"]["ntr"] is not None
+
+
 def test_a_torn_file_is_named_and_its_model_compared_only_without_that_benchmark(
     source: Path, tmp_path: Path
 ) -> None:
@@ -459,6 +485,39 @@ class TestPublished:
         shown = tuple(round(row[name], 4) for name in ("ntr", "ptr", "accuracy"))
         assert shown == (0.1206, 0.2152, 0.6642)
         assert row["n"] == 2796
+
+    def test_every_figure_has_its_interval_and_each_task_its_row(
+        self, imported: tuple[Path, int, str]
+    ) -> None:
+        rows = json.loads(l2s("ntr", imported[0], "--json")[1])
+        for one in rows:
+            for name in ("ntr", "ptr"):
+                assert 0 <= one[f"{name}_low"] <= one[name] <= one[f"{name}_high"] <= 1
+        name = "Mergenetic-TA-Multiobj/1.5B/12"
+        best = {one["benchmark"]: one for one in rows if one["candidate"] == name}
+        for task, lost, solved in (("aime24", 2, 7), ("college_math", 109, 1263),
+                                   ("gsm8k", 96, 1160), ("math", 33, 392)):  # fmt: skip
+            assert best[task]["ntr"] == pytest.approx(lost / solved)
+            assert best[task]["u"] * best[task]["n"] == pytest.approx(solved)
+        assert round(best["minerva_math"]["ntr"], 3) == 0.243
+        assert best["all"]["ntr_high"] - best["all"]["ntr_low"] < 0.025
+
+    def test_candidates_are_compared_and_the_torn_one_only_without_its_benchmark(
+        self, imported: tuple[Path, int, str]
+    ) -> None:
+        run = open_run(imported[0])
+        best, torn = (f"Mergenetic-TA-Multiobj/1.5B/{n}" for n in ("12", "08"))
+        pooled = next(r for r in run.compare("slow", best) if r["benchmark"] == "all")
+        assert pooled["difference"] * 5614 == pytest.approx(pooled["only_b"] - pooled["only_a"])
+        assert pooled["difference_low"] > 0
+        assert pooled["p_holm"] < 1e-6
+        assert pooled["tokens_difference"] is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(UserError, match="without"):
+                run.compare("slow", torn)
+            rows = run.compare("slow", torn, without=["college_math"])
+        assert rows[0]["n"] == 2796
 
     def test_every_score_is_that_of_the_benchmark_in_its_order(self, tmp_path: Path) -> None:
         upstream = found_upstream()

@@ -87,7 +87,7 @@ def test_the_longest_evaluation_decides_what_fits() -> None:
 def test_where_nothing_leaves_the_reserve_the_smallest_is_taken_and_it_is_said() -> None:
     site = slurm(throttle=1, minutes=4, candidates_per_task=2)
     assert not proposed(20, speed(60, 120), site).fits
-    said = advice(site, speed(60, 120), [stage(20, 0, site)] * 3)
+    said = advice(site, speed(60, 120), [stage(20, 0, site)] * 4)
     assert said["proposed"] == 1
     assert "a task would take 3 of site.minutes = 4, more than two thirds" in said["meaning"]
     assert [row["fits_time_limit"] for row in said["compared"]] == [False, False]
@@ -95,7 +95,7 @@ def test_where_nothing_leaves_the_reserve_the_smallest_is_taken_and_it_is_said()
 
 def test_advice_is_about_a_later_generation() -> None:
     site = slurm(throttle=4, candidates_per_task=5)
-    parts = [stage(n, 0, site) for n in (40, 20, 20, 8, 8)]
+    parts = [stage(n, 0, site) for n in (40, 20, 20, 8, 3, 8)]
     said = advice(site, speed(60, 120), parts)
     assert said["proposed"] == said["site"] == 5
     assert said["compared"][0]["tasks"] == 4

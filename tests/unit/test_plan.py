@@ -241,6 +241,7 @@ class TestForecast:
         assert found.generations[0] * 3600 == pytest.approx(10 * 60 + 20 * each)
         assert found.generations[1] * 3600 == pytest.approx(5 * 60 + 10 * each)
         assert found.report * 3600 == pytest.approx(6 * 60 + 11 * (30 + 200 * 2))
+        assert found.noise == 0
         assert found.total == pytest.approx(sum(found.generations) + found.selection + found.report)
         assert found.longest_task == 60 + 2 * (30 + 200 * 2)
         # Ten tasks, five at once: two waves; then one wave each; of six tasks for eleven candidates
@@ -249,6 +250,16 @@ class TestForecast:
         selected, reported = 30 + 100 * 2, 30 + 200 * 2
         final = 2 * 60 + 3 * selected + 2 * 60 + 3 * reported
         assert found.hours * 3600 == pytest.approx(search + final)
+
+    def test_twins_answer_the_selection_items_again(self) -> None:
+        counts = replace(COUNTS, twins=3)
+        resolved = toy(candidates_per_task=2, throttle=5)
+        without, found = forecast(resolved, COUNTS, SPEED), forecast(resolved, counts, SPEED)
+        assert found.noise * 3600 == pytest.approx(2 * 60 + 3 * (30 + 100 * 2))
+        assert found.total - without.total == pytest.approx(found.noise)
+        assert (found.hours - without.hours) * 3600 == pytest.approx(60 + 2 * (30 + 100 * 2))
+        assert first_generation(resolved).counts.twins == 3
+        assert first_generation(toy("noise.twins=0")).counts.twins == 0
 
 
 class TestBudget:
@@ -324,6 +335,13 @@ class TestPlan:
         found = self.planned(tmp_path, device="cuda", **site)
         assert "in 2 tasks, at most 8 each; a task has 4 workers" in found["tasks"]["meaning"]
         assert any("one on each GPU: that fits" in note for note in found["notes"])
+
+    def test_noise_twins_are_counted(self, tmp_path: Path) -> None:
+        found = self.planned(tmp_path)
+        assert found["tasks"]["noise"] == 3 and found["answers"]["noise"] == 3 * 100
+        assert "noise" not in found["items"], "they are those of selection"
+        none = self.planned(tmp_path, "noise.twins=0")
+        assert none["tasks"]["noise"] == none["answers"]["noise"] == 0
 
     def test_nobody_has_measured_it(self, tmp_path: Path) -> None:
         found = self.planned(tmp_path)

@@ -110,13 +110,16 @@ def test_these_tokenizers_are_like_the_real_ones() -> None:
 
 
 def test_plain_is_the_published_protocol() -> None:
+    """Text for the engine, before which DeepSeek's tokenizer puts its first id, and Qwen's none."""
     text = (
         "User: What is 2?\n"
         "Please reason step by step, and put your final answer within \\boxed{}.\n\n"
         "Assistant:"
     )
+    assert build("plain", "What is 2?", tokenizer(R1)) == [151646, *ids(text)]
+    assert build("plain", "What is 2?", tokenizer(QWEN)) == ids(text)
     for layout in (R1, QWEN):
-        assert build("plain", "What is 2?", tokenizer(layout)) == ids(text)
+        assert build("plain", "What is 2?", tokenizer(layout)) == tokenizer(layout).encode(text)
 
 
 def test_r1_begins_the_thinking_and_has_no_system_prompt() -> None:
@@ -161,7 +164,7 @@ def test_examples_stand_before_the_question() -> None:
     assert found[2:-3] == ids(f"{shown}2+2\n{INSTRUCTION}")
     plain = build("plain", "2+2", tokenizer(R1), shots)
     ask = f"\n{INSTRUCTION}\n\nAssistant:"
-    assert plain == ids(
+    assert plain[0] == 151646 and plain[1:] == ids(
         f"User: 1+1{ask} \\boxed{{2}}\n\n\nUser: a<｜User｜>b{ask} c</think>d\n\n\nUser: 2+2{ask}"
     )
     chatml = build("qwen25-math-cot", "2+2", tokenizer(QWEN), shots)
@@ -262,7 +265,9 @@ def test_a_turn_of_chatml_ends_in_its_own_id(folders: dict[tuple[str, ...], Path
 
 def test_the_template_belongs_to_the_protocol(folders: dict[tuple[str, ...], Path]) -> None:
     hashes = {template_hash(preset, folders[R1]) for preset in ("plain", "r1", "chat")}
-    assert len(hashes) == 3 and template_hash("plain", folders[QWEN]) in hashes
+    assert len(hashes) == 3
+    assert template_hash("r1", folders[QWEN]) in hashes
+    assert template_hash("plain", folders[QWEN]) not in hashes, "it begins otherwise there"
     before = template_hash("chat", folders[R1])
     with (folders[R1] / "chat_template.jinja").open("a", encoding="utf-8") as stream:
         stream.write(" ")

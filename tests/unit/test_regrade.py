@@ -13,7 +13,7 @@ from l2s_hpc.cli.regrade import as_dict, show
 from l2s_hpc.controller import regrade as regrading
 from l2s_hpc.controller.import_run import import_run
 from l2s_hpc.controller.regrade import regrade
-from l2s_hpc.controller.verify import verify
+from l2s_hpc.controller.verify import quarantine, verify
 from l2s_hpc.errors import UserError
 from l2s_hpc.evaluation.grading import GRADER, Decision
 from l2s_hpc.evaluation.verdicts import MOST_PARTS, VerdictCache, cache_folder
@@ -96,6 +96,53 @@ def test_damaged_grades_are_made_again(run: Path, damage: str) -> None:
     again = regrade(run)
     assert again.graded == 1
     assert again.table == first.table
+
+
+@pytest.mark.parametrize(
+    ("damage", "named", "said"),
+    [
+        ("flipped", "table", "the sha256 differs from the receipt's"),
+        ("no table", "table", "missing or unreadable"),
+        ("no receipt", "receipt", "missing or unreadable"),
+        ("torn receipt", "receipt", "not valid JSON"),
+        ("other rows", "table", "5 rows, the receipt says 4"),
+        ("no count", "receipt", "not a receipt of grades: Field required"),
+        ("another's", "receipt", "its receipt is another candidate's"),
+    ],
+)
+def test_verify_finds_damaged_grades_and_reopens_nothing(
+    run: Path, damage: str, named: str, said: str
+) -> None:
+    regrade(run)
+    tables = [RunPaths(run).grades(GRADER, "imported", 0, f"w/0.{n}") for n in (5, 7)]
+    files = {"table": tables[0], "receipt": tables[0].with_suffix(".json")}
+    receipt = json.loads(files["receipt"].read_text(encoding="utf-8"))
+    match damage:
+        case "flipped":
+            content = bytearray(files["table"].read_bytes())
+            content[len(content) // 2] ^= 1
+            files["table"].write_bytes(content)
+        case "no table" | "no receipt":
+            files[damage.removeprefix("no ")].unlink()
+        case "torn receipt":
+            files["receipt"].write_text("{", encoding="utf-8")
+        case "other rows":
+            files["receipt"].write_text(json.dumps(receipt | {"rows": 4}), encoding="utf-8")
+        case "no count":
+            del receipt["rows"]
+            files["receipt"].write_text(json.dumps(receipt), encoding="utf-8")
+        case "another's":
+            for path, other in (
+                (path, tables[1].with_suffix(path.suffix)) for path in files.values()
+            ):
+                path.write_bytes(other.read_bytes())
+    accepted, found = verify(run)
+    assert accepted == 2 and [one.path for one in found] == [files[named]]
+    assert found[0].message.startswith(said) and "`l2s grade`" in found[0].message
+    assert quarantine(run, found) == 0
+    assert verify(run) == (2, [])
+    assert regrade(run).graded == 1
+    assert verify(run) == (2, [])
 
 
 def test_two_versions_of_the_grader_are_compared(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import altair as alt
@@ -15,18 +16,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2s_hpc import Run, open_run
-from l2s_hpc.analysis.charts import front_chart, front_points, gene_chart, hypervolume_chart, spec
+from l2s_hpc.analysis.charts import front_points
 from l2s_hpc.analysis.evaluated import evaluated
+from l2s_hpc.analysis.figures import Figures
 from l2s_hpc.analysis.nodes import Node, differences, node_rows
 from l2s_hpc.analysis.page import POLICY, el, page
+from l2s_hpc.analysis.pictures import picture, save_pictures
 from l2s_hpc.analysis.placement import PLACES, Mark, place
-from l2s_hpc.analysis.report import save_front_png, save_front_svg, write_report
+from l2s_hpc.analysis.report import Report, write_report
 from l2s_hpc.analysis.settings import settings
-from l2s_hpc.cli.analyse import report as report_verb
+from l2s_hpc.cli.report import report as report_verb
+from l2s_hpc.errors import UserError
 from l2s_hpc.records import Evaluation, Protocol
 from l2s_hpc.store.files import read_json, write_json
 
 from .test_analysis_builder import HOSTILE, IDS, Rows, SmallRun, complete, doubtful
+
+Capture = pytest.CaptureFixture[str]
 
 
 class Page(HTMLParser):
@@ -55,6 +61,13 @@ class Page(HTMLParser):
             self.scripts[-1] += data
         elif self._inside != "style":
             self.words.append(data)
+
+
+def _data(script: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the specifications and the rows that a page's own script begins with."""
+    specs, end = json.JSONDecoder().raw_decode(script.removeprefix("const specs = "))
+    rest = script.removeprefix("const specs = ")[end:].removeprefix(", tables = ")
+    return specs, json.JSONDecoder().raw_decode(rest)[0]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +152,7 @@ def test_scores_of_checkpoints_tell_the_same(tmp_path: Path) -> None:
         )  # fmt: skip
         described = Evaluation(name="search", protocol=protocol, items=())
         write_json(small.paths.evaluation("search"), described.model_dump(mode="json"))
-        return Page(evaluated(open_run(tmp_path / name))).text
+        return Page(evaluated(open_run(tmp_path / name), Figures())).text
 
     text = scores("doubt", doubtful)
     head = "model mean@1 accuracy, gradable mean tokens tokens if right cut off undecided"
@@ -154,21 +167,27 @@ def test_scores_of_checkpoints_tell_the_same(tmp_path: Path) -> None:
 def test_every_figure_has_its_specification(report: str) -> None:
     seen = Page(report)
     drawn = [a["data-spec"] for tag, a in seen.tags if tag == "div" and "data-spec" in a]
-    start = seen.scripts[1].index("{")
-    specs, _ = json.JSONDecoder().raw_decode(seen.scripts[1][start:])
+    specs, tables = _data(seen.scripts[1])
     assert sorted(specs) == sorted(str(name) for name in drawn)
-    assert len(specs) == 3 + 2 * 2
-    assert re.findall(r"Figure \d", seen.text) == ["Figure 1", "Figure 2", "Figure 3", "Figure 4"]
+    assert len(specs) == 8 + 2 * 2
+    assert re.findall(r"Figure (\d)", seen.text) == [str(n) for n in range(1, 10)]
+    used = [name for spec in specs.values() for name in spec["datasets"]]
+    assert set(used) == set(tables)
+    # The charts of genes share their rows.
+    assert len({*specs["gene-tokens-weight.slow"]["datasets"]}) == 1
+    assert used.count(specs["gene-tokens-weight.slow"]["datasets"][0]) == 4
+    for columns in tables.values():
+        assert len({len(column) for column in columns.values()}) == 1
 
 
 def test_the_charts_are_valid_vega_lite(run: Run) -> None:
-    for chart in (
-        front_chart(run, "report"),
-        front_chart(run, "search"),
-        hypervolume_chart(run, "search"),
-        gene_chart(run, "weight.slow", "tokens"),
-    ):
-        alt.Chart.from_dict(spec(chart))
+    figures = Report(run).figures
+    assert [figure.name for figure in figures if not figure.small] == [
+        "front", "search", "transfer", "items", "lengths", "hypervolume", "genomes", "time",
+    ]  # fmt: skip
+    for figure in figures:
+        alt.Chart.from_dict(figure.spec)
+        alt.Chart.from_dict(picture(figure))
 
 
 def test_the_points_of_the_front_plot_play_their_parts(run: Run) -> None:
@@ -196,6 +215,19 @@ def test_an_unfinished_run_has_a_report(tmp_path: Path, stage: str) -> None:
     assert "not looked at yet" in text or stage == "selection"
     assert "NaN" not in text
     assert "None" not in text
+
+
+def test_noise_twins_stand_beside_the_differences(tmp_path: Path) -> None:
+    small = complete(tmp_path / "run")
+    small.evaluate("noise", "slow", extra_tokens=2)
+    small.evaluate("noise", "good", extra_tokens=1)
+    text = Page(Report(open_run(tmp_path / "run")).html).text
+    assert "2 models answered the 12 selection items once more in another order" in text
+    assert re.search(
+        r"0\.0% \[[\d., ]+\] of the verdicts changed \(95% interval over items\)", text
+    )
+    assert re.search(r"parent\.slow, again 83\.3% .* \+0\.0% \+2\.0 ", text)
+    assert "the selection items once more, in another order, for noise twins" in text
 
 
 def test_nodes_are_compared(tmp_path: Path) -> None:
@@ -226,7 +258,7 @@ def test_nodes_are_in_the_json_too(tmp_path: Path, capsys: pytest.CaptureFixture
         told = {"host": f"n{number % 3}", "usage": usage, "device": "H100"}
         told |= {"fingerprint": "abc" if number % 3 else "xyz"}
         write_json(path, read_json(path) | told)
-    report_verb(tmp_path / "run", as_json=True)
+    report_verb([tmp_path / "run"], as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["report"] == str(tmp_path / "run" / "report.html")
     assert found["nodes"][0] == {
@@ -273,14 +305,39 @@ def test_the_engine_is_the_protocols(tmp_path: Path) -> None:
     assert " engine vllm " in text and "auto" not in text
 
 
-def test_the_picture_needs_no_browser(run: Run, tmp_path: Path) -> None:
-    svg = save_front_svg(run, tmp_path / "front.svg")
-    root = ElementTree.fromstring(svg.read_text(encoding="utf-8"))
-    words = "".join(root.itertext())
-    for word in ("small: accuracy against answer length", "report split, 12 items", "slow", "fast"):
-        assert word in words
-    png = save_front_png(run, tmp_path / "front.png")
+def test_pictures_need_no_browser(run: Run, tmp_path: Path) -> None:
+    made = Report(run)
+    paths = save_pictures(made.figures, tmp_path, "svg")
+    assert [path.stem for path in paths] == [figure.name for figure in made.figures]
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in paths}
+    for figure in made.figures:
+        root = ElementTree.fromstring(texts[figure.name])
+        words = "".join(root.itertext())
+        assert figure.title in words and figure.note in words
+        drawn = {key.kind for key in figure.keys if key.kind in words}
+        assert drawn if figure.keys else not drawn
+        assert texts[figure.name].count("<path") > 10
+    for word in ("small: accuracy against answer length", "report split, 12 items", "slow", "knee"):
+        assert word in texts["front"]
+    (png,) = save_pictures(made.figures[:1], tmp_path, "png")
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_path_says_which_pictures(run: Run, tmp_path: Path, capsys: Capture) -> None:
+    one, all_of_them = tmp_path / "x.svg", tmp_path / "charts"
+    report_verb([run.folder], tmp_path / "r.html", one, all_of_them, as_json=True)
+    written = json.loads(capsys.readouterr().out)["pictures"]
+    assert written[0] == str(one) and "accuracy against answer length" in one.read_text("utf-8")
+    assert {Path(path).parent for path in written[1:]} == {all_of_them}
+    assert len(written) == 1 + len(Report(run).figures)
+    with pytest.raises(UserError, match=r"'x\.png' is no name of a picture in SVG"):
+        report_verb([run.folder], tmp_path / "r.html", tmp_path / "x.png")
+
+
+def test_a_run_without_charts_has_no_picture(tmp_path: Path) -> None:
+    SmallRun(tmp_path / "run")
+    with pytest.raises(UserError, match="no picture to write"):
+        report_verb([tmp_path / "run"], None, tmp_path / "charts")
 
 
 @given(st.text())
@@ -291,10 +348,11 @@ def test_any_text_survives_as_text(text: str) -> None:
 
 @given(st.text(max_size=30))
 def test_no_data_ends_the_script(text: str) -> None:
-    seen = Page(page("t", [], {"a": {"x": text, "y": f"</script>{text}<!--"}}))
-    start = seen.scripts[1].index("{")
-    specs, _ = json.JSONDecoder().raw_decode(seen.scripts[1][start:])
-    assert specs["a"] == {"x": text, "y": f"</script>{text}<!--"}
+    spec = {"x": text, "datasets": {"d": [{"y": f"</script>{text}<!--"}]}}
+    seen = Page(page("t", [], {"a": spec}))
+    specs, tables = _data(seen.scripts[1])
+    assert specs["a"] == {"x": text, "datasets": ["d"]}
+    assert tables["d"] == {"y": [f"</script>{text}<!--"]}
 
 
 def test_words_beside_neighbours_stand_apart() -> None:

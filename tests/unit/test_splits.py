@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from l2s_hpc.errors import UserError
 from l2s_hpc.evaluation.benchmarks import SPLITS, question_hash, sources
-from l2s_hpc.evaluation.splits import splits
 from l2s_hpc.records import Item
-from tests.benchmark_files import COUNTS, ROOT, job, numbered, owners, shared_files, write
+from tests.benchmark_files import COUNTS, ROOT, job, numbered, owners, shared_files, splits, write
 
 words = st.text(st.sampled_from("abAB\t "), max_size=2).map("q{}".format)
 

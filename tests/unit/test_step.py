@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
+from l2s_hpc import open_run
 from l2s_hpc.cluster.jobs import Executor, JobState
 from l2s_hpc.controller import start
 from l2s_hpc.controller.resolve import load
 from l2s_hpc.controller.start import open_controller
 from l2s_hpc.controller.step import Controller
+from l2s_hpc.controller.verify import verify
 from l2s_hpc.errors import IncompleteError, LimitError, SubmitError, Unreachable
 from l2s_hpc.store import files
 from l2s_hpc.store.files import read_json, write_json
 from l2s_hpc.store.journal import Event, Journal
 from l2s_hpc.store.layout import AttemptPaths, RunPaths
+from l2s_hpc.store.scores import OUTPUTS, read_table
 from l2s_hpc.store.state import AttemptState, BatchState
 from l2s_hpc.task.worker import Worker
 from tests.mini import Mini, outcome, state_of, write_mini
@@ -164,6 +167,79 @@ def test_two_controllers_on_one_run_do_no_harm(lab: Lab, mini: Mini, tmp_path: P
     lab.nodes.run = alone.paths.folder
     drive(alone.controller())
     assert outcome(alone.paths.folder) == outcome(lab.paths.folder)
+
+
+# Noise twins
+
+
+def test_twins_answer_the_selection_items_again_in_another_order(lab: Lab) -> None:
+    controller = lab.controller()
+    drive(controller)
+    state = controller.state
+    assert list(state.stages) == ["selection", "noise", "report"]
+    slow, *others = state.stages["noise"]
+    assert slow == controller.policy.parents["slow"] and 0 < len(others) <= 2
+    assert set(others) <= set(state.front or ())
+    first, again = (read_json(lab.paths.evaluation(name)) for name in ("selection", "noise"))
+    assert again["protocol"] == first["protocol"] and again["items"] != first["items"]
+    assert sorted(map(str, again["items"])) == sorted(map(str, first["items"]))
+    asked = [item["item"] for item in again["items"]]
+    (path,) = (lab.paths.folder / "outputs" / "noise").rglob(f"{slow}.parquet")
+    assert read_table(path, OUTPUTS).column("item").to_pylist() == asked
+    assert verify(lab.paths.folder) == (len(state.accepted), [])
+    found = open_run(lab.paths.folder).noise()
+    assert found is not None and set(found.candidates) == {slow, *others}
+    assert found.flips == 0, "the engine's answers do not depend on their order"
+
+
+def test_twins_may_be_left_out_and_asked_for_later(lab: Lab) -> None:
+    drive(lab.controller("noise.twins=0"))
+    state = state_of(lab.paths.folder)
+    assert state.completed and list(state.stages) == ["selection", "report"]
+    assert lab.controller("noise.twins=0").finished
+    later = lab.controller("noise.twins=2")
+    assert not later.finished
+    drive(later)
+    assert later.state.completed and later.state.looks == 1
+    assert len(later.state.stages["noise"]) == 2
+    assert ("noise", later.policy.parents["slow"]) in later.state.accepted
+    more = lab.controller("noise.twins=3")
+    assert more.finished == (len(more.state.front or ()) < 2)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_run_that_is_older_than_noise_twins_goes_on_without_unless_asked(
+    lab: Lab, asked: bool
+) -> None:
+    drive(lab.begun("noise.twins=0"), told=1)
+    info = read_json(lab.paths.run_json)
+    del info["config"]["noise"]
+    write_json(lab.paths.run_json, info)
+    lab.paths.evaluation("noise").unlink()
+    drive(lab.controller(*["noise.twins=2"] * asked))
+    state = state_of(lab.paths.folder)
+    assert state.completed and ("noise" in state.stages) == asked
+    assert state.operational["noise.twins"] == 2 * asked
+    changed = [
+        event["key"]
+        for entry in Journal(lab.paths.journal).refresh()
+        for event in entry.events
+        if event["event"] == "changed"
+    ]
+    assert changed == ["noise.twins"] * asked
+    assert (open_run(lab.paths.folder).noise() is not None) == asked
+
+
+def test_a_search_that_grows_measures_its_new_front(lab: Lab) -> None:
+    drive(lab.controller())
+    before = state_of(lab.paths.folder)
+    longer = lab.controller("search.generations=5")
+    drive(longer)
+    state = longer.state
+    assert state.completed and list(state.stages) == ["selection", "noise", "report"]
+    assert set(state.stages["noise"][1:]) <= set(state.front or ())
+    for key, accepted in before.accepted.items():
+        assert state.accepted[key] == accepted, "nothing is evaluated twice"
 
 
 # Submitting

@@ -12,9 +12,11 @@ from l2s_hpc.evaluation.grading.nodes import Node, Unreadable, negative, number
 from l2s_hpc.evaluation.grading.words import (
     DECORATIONS,
     FUNCTIONS,
+    INFINITIES,
     INVERSES,
     LETTERS,
     MEANT,
+    NUMBER_WORDS,
     SEPARATORS,
     TEXTS,
     WORDS,
@@ -46,8 +48,8 @@ _NOT_FACTORS = frozenset(
         r"\cup \cap \setminus \backslash \le \leq \leqslant \ge \geq \geqslant \lt \gt \ne \neq \in"
         r" \approx \simeq \sim \equiv \pm \mp \cdot \times \div \bmod \mod \pmod \land \lor \wedge"
         r" \vee \mid \} \rbrace \rangle \rfloor \rceil \rvert \rVert \% \$ \\ \end \to \circ"
-        r" \degree \choose \hline \colon \ast \bigcup \coloneqq \doteq \notin \subset \subseteq"
-        r" \implies \ldots \dots \cdots \rightarrow \Rightarrow \quad \bullet \slash"
+        r" \degree \choose \over \hline \colon \ast \bigcup \coloneqq \doteq \notin \subset"
+        r" \subseteq \implies \ldots \dots \cdots \rightarrow \Rightarrow \quad \bullet \slash"
     )
 )
 _OPENS_ABS = frozenset({"|", r"\lvert", r"\vert", r"\|"})
@@ -88,7 +90,8 @@ class Atoms(Blocks):
                 node = _indexed(node, self.raw_group())
             elif token.text == "!" and token.kind == "sign":
                 self.take()
-                node = Node("fn", (node,), "factorial")
+                double = self.text.startswith("!", self.at) and self.accept("!")
+                node = Node("fn", (node,), "double factorial" if double else "factorial")
             elif token.text == "'" and node.op == "sym":
                 self.take()
                 node = Node("sym", text=node.text + "'")
@@ -167,7 +170,7 @@ class Atoms(Blocks):
         digits, _, exponent = token.text.lower().partition("e")
         value = numbers.decimal(digits)
         if exponent:
-            value *= Fraction(10) ** max(-400, min(400, int(exponent)))
+            value *= Fraction(10) ** int(exponent)  # of four digits at most
         elif "." in digits and (repeating := self.match(_REPEATING)):
             places = len(digits.partition(".")[2])
             nines = Fraction(int(repeating[1]), 10 ** len(repeating[1]) - 1)
@@ -188,7 +191,7 @@ class Atoms(Blocks):
             return self._function(FUNCTIONS[word])
         if (word in LETTERS and len(word) > 2) or word == "pi":
             return Node("sym", text=LETTERS[word])
-        if word in ("inf", "infty", "infinity", "oo"):
+        if word in INFINITIES:
             return Node("inf")
         if (len(word) >= 4 and not word.isupper()) or word.lower() in WORDS:
             return self._prose(word)
@@ -215,6 +218,8 @@ class Atoms(Blocks):
         node = self.read_list()
         if self.accept(r"\choose"):
             node = Node("fn", (node, self.read_list()), "binom")
+        elif self.accept(r"\over"):
+            node = Node("div", (node, self.read_list()))
         self.bars = bars
         self.expect("}")
         return node
@@ -374,6 +379,7 @@ def _indexed(node: Node, raw: str) -> Node:
     index = re.sub(r"\\(?:text|mathrm|mathit|rm|operatorname)|[{}\\ ]", "", raw)
     if node.op == "sym":
         return Node("sym", text=f"{node.text}_{index}")
+    index = str(NUMBER_WORDS.get(index, index.strip("()")))
     if not index.isdigit() or not 2 <= int(index) <= 36 or node.value is None or node.text:
         raise Unreadable("an index on a number")
     try:

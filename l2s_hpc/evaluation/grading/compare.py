@@ -11,7 +11,7 @@ from itertools import product
 from l2s_hpc.evaluation.grading.nodes import Node, Undecided, Unreadable
 from l2s_hpc.evaluation.grading.reader import read
 from l2s_hpc.evaluation.grading.structure import same
-from l2s_hpc.evaluation.grading.words import FUNCTIONS, LETTERS
+from l2s_hpc.evaluation.grading.words import FUNCTIONS, INFINITIES, LETTERS
 
 
 def compare(gold: str, answer: str) -> bool:
@@ -22,6 +22,9 @@ def compare(gold: str, answer: str) -> bool:
     Raises:
         Undecided: the rules cannot tell; the message says why.
     """
+    if (wanted := _CHOICE.fullmatch(gold)) and (chosen := _CHOSEN.match(answer)):
+        return wanted[1] == chosen[1]
+    answer = _LABELLED.sub("", answer)
     golds, answers = _readings(gold), _readings(answer)
     unclear: Undecided | None = None
     for one, two in product(golds, answers):
@@ -35,12 +38,19 @@ def compare(gold: str, answer: str) -> bool:
     return False
 
 
+_FONT = r"(?:\\(?:text|textbf|textrm|mathbf|mathrm|mbox|rm|bf) ?)?\{? ?"
+_CHOICE = re.compile(rf"{_FONT}\(? ?([A-J]) ?\)? ?\}}?")
+# The letter of a choice, and what is offered under it: (C) 12, B. yes
+_CHOSEN = re.compile(rf"{_FONT}(?:\( ?)?([A-J]) ?[).:][}} ]+(?=[\w\\])")
+_LABELLED = re.compile(r"\\(?:text|textbf|textrm|mathbf|mathrm|mbox) ?\{ ?\([A-J]\) ?\} *(?=[^ ])")
 _PROSE = re.compile(r"[A-Za-z]{2,}(?:[ ,'-]+[A-Za-z]+)*")
 _JOINTS = re.compile(r"\b(?:and|or)\b|,")
 
 
 def _readings(text: str) -> list[Node]:
     if _PROSE.fullmatch(text) and not _JOINTS.search(text) and not _known(text):
+        if text.casefold() in INFINITIES:
+            return [Node("inf")]
         return [Node("text", text=text.casefold())]
     try:
         first = read(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Final
 
 from l2s_hpc.evaluation.grading.nodes import Node, is_constant, is_name, number, signs, signs_apart
@@ -46,9 +48,45 @@ def scaled(node: Node) -> Node:
     return Node("unit", (value,), rest) if rest else value
 
 
-def letters(text: str) -> str:
-    """Return the letters and digits of a text."""
-    return "".join(c for c in text if c.isalnum())
+def wording(text: str) -> str:
+    """Return the letters and digits of a text, without its articles and the s of plurals."""
+    words = _SAME_WORDS.get(text, text).replace("'", "").split()
+    told = [word for word in words if word not in ("a", "an", "the")] or words
+    return "".join(c for word in told for c in re.sub(r"(?<=\w{3})s$", "", word) if c.isalnum())
+
+
+_SAME_WORDS: Final = {"dne": "does not exist"}
+
+
+def without_name(node: Node, other: Node) -> Node:
+    """Return the point A(1, 2) as (1, 2), if the other answer is a point."""
+    named = node.op == "app" and len(node.args) > 1 and node.text.isupper()
+    return Node("seq", node.args, "()") if named and other.op == "seq" else node
+
+
+def with_rows(node: Node) -> Node | None:
+    """Return [[1, 2], [3, 4]] as a matrix; None if it is none."""
+    rows = node.args if node.text == "[]" else ()
+    if any(
+        row.op != "seq" or row.text != "[]" or len(row.args) != len(rows[0].args) for row in rows
+    ):
+        return None
+    return Node("matrix", tuple(Node("row", row.args) for row in rows)) if rows else None
+
+
+def with_identity(node: Node, other: Node) -> Node:
+    """Return -I with the identity matrix in it, if the other answer is a square matrix."""
+    if other.op != "matrix" or len(other.args) != len(other.args[0].args) or node.has("matrix"):
+        return node
+    size = range(len(other.args))
+    rows = (Node("row", tuple(number(int(i == j)) for j in size)) for i in size)
+    return _replaced(node, Node("sym", text="I"), Node("matrix", tuple(rows)))
+
+
+def _replaced(node: Node, old: Node, new: Node) -> Node:
+    if node == old:
+        return new
+    return replace(node, args=tuple(_replaced(arg, old, new) for arg in node.args))
 
 
 def elements(node: Node) -> list[Node]:

@@ -17,7 +17,7 @@ _PLAIN: Final[dict[str, Callable[..., Value]]] = {
     "sinh": mp.sinh, "cosh": mp.cosh, "tanh": mp.tanh, "coth": mp.coth, "sech": mp.sech,
     "csch": mp.csch, "arcsin": mp.asin, "arccos": mp.acos, "arctan": mp.atan, "arccot": mp.acot,
     "arcsec": mp.asec, "arccsc": mp.acsc, "arcsinh": mp.asinh, "arccosh": mp.acosh,
-    "arctanh": mp.atanh, "Re": mp.re, "Im": mp.im, "arg": mp.arg,
+    "arctanh": mp.atanh, "cis": mp.expj, "Re": mp.re, "Im": mp.im, "arg": mp.arg,
 }  # fmt: skip
 _REAL_TO_COMPLEX = frozenset({"arcsin", "arccos", "arcsec", "arccsc", "arccosh", "arctanh"})
 _MAX_FACTORIAL: Final = 3000
@@ -89,6 +89,13 @@ def _factorial(point: Point, node: Node) -> Value:
         raise Undecided("a factorial too large")
     point.cut = point.cut or is_whole(value)
     return mp.factorial(inexact(value))
+
+
+def _double_factorial(point: Point, node: Node) -> Value:
+    value = point.number(node.args[0])
+    if not is_whole(value) or not 0 <= value <= _MAX_FACTORIAL:
+        raise Undecided("a double factorial of this number")
+    return Fraction(math.prod(range(int(value), 0, -2)))
 
 
 def _binomial(point: Point, node: Node) -> Value:
@@ -167,8 +174,9 @@ def _marked(point: Point, node: Node) -> Value:
 
 _RULES: Final[dict[str, Callable[[Point, Node], Value]]] = {
     "root": _root, "sqrt": _root, "log": _log, "ln": _log, "lg": _log, "exp": _exponential,
-    "factorial": _factorial, "binom": _binomial, "max": _extreme, "min": _extreme,
-    "gcd": _divisors, "lcm": _divisors, "floor": _rounded, "ceil": _rounded, "mod": _remainder,
+    "factorial": _factorial, "double factorial": _double_factorial, "binom": _binomial,
+    "max": _extreme, "min": _extreme, "gcd": _divisors, "lcm": _divisors, "floor": _rounded,
+    "ceil": _rounded, "mod": _remainder,
     "det": _determinant, "transpose": _transposed, "tr": _trace, "sgn": _sign, "abs": _absolute,
     "angle": _marked,
 }  # fmt: skip

@@ -17,7 +17,7 @@ from l2s_hpc.records import Verdict
 if TYPE_CHECKING:
     from l2s_hpc.records import Item, Output
 
-GRADER: Final = f"ladder-2+sympy-{SYMPY}"
+GRADER: Final = f"ladder-3+sympy-{SYMPY}"
 """The version of all that a verdict depends on; extraction rules included."""
 
 MOST_WORKERS: Final = 4

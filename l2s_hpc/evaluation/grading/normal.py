@@ -49,6 +49,11 @@ _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "₀₁₂₃₄�
 _SCRIPTS = re.compile(f"(?P<raised>[{_RAISED}]+)|(?P<lowered>[{_LOWERED}]+)")
 _PLAIN_SCRIPTS = str.maketrans(_RAISED + _LOWERED, "0123456789+-ni" + "0123456789+-")
 _TIDY = (
+    (re.compile(r"\\(?:left|right) ?\."), ""),  # a delimiter that is not there
+    # 0.333... repeats; digits that do not are cut, and the dots say no more than that.
+    (re.compile(r"(\d*\.\d*?)(\d+?)\2+ ?(?:\.\.\.|\\[lc]?dots(?![A-Za-z]))"), r"\1\\overline{\2}"),
+    (re.compile(r"(?<=\d\.)\((\d+)\)"), r"\\overline{\1}"),
+    (re.compile(r"(?<=\d) ?x ?(?=10 ?\^)"), r"\\times "),
     (re.compile(r"(?<!\\)\\!\s*"), ""),  # not the second half of a line break
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"(?<!\\)\\[,;:> ]|~|\\(?:q?quad|thinspace|enspace)(?![A-Za-z])"), " "),
@@ -64,9 +69,17 @@ _TIDY = (
     (re.compile(r"\\phantom\{[^{}]*\}"), ""),
     (re.compile(r"(?<!\\)(?:\\[()\[\]]|\$)"), " "),
     (re.compile(r"\s+"), " "),
+    (re.compile(r", ?\.\.\. ?$"), r", \\ldots"),  # a list that goes on
+    (re.compile(r"(\\circ ?\}?) ?([CF])(?![A-Za-z])"), r"\1\\text{ \2}"),
+)
+# The a.m. of a time: after minutes, or marked by its dots, its capitals or its upright type.
+_HALF_DAY = re.compile(
+    r"(?<=\d) ?(?:\\(?:text|mathrm|mbox) ?\{[ ~\\]*([AaPp])\.? ?[Mm]\b\.? *\}"
+    r"|(?:(?<=:\d\d)|(?<=:\d\d ))([ap]m)\b|([AP])M\b|([ap])\. ?m\b\.?)"
 )
 _MODULES = re.compile(r"\b(?:np|numpy|math|sp|sympy)\.(?=[a-z])")
 _END = re.compile(r"(?:[.,;\\ ])+$")
+_QUOTED = re.compile(r"(\*\*|[*`\"])([^*`\"]+)\1")  # by Markdown, or in words
 _WHOLE_BOX = re.compile(r"\\(?:boxed|fbox|framebox) ?\{(.*)\}")
 
 _WHOLE_TEXT = re.compile(r"\\(?:text|textbf|mathbf|textrm|mbox|mathrm) ?\{([^{}]*)\}")
@@ -80,10 +93,11 @@ def tidy(text: str) -> str:
     for pattern, replacement in _TIDY:
         text = pattern.sub(replacement, text)
     text = _END.sub("", text.strip())
-    if len(text) > 4 and text.startswith("**") and text.endswith("**"):
-        text = text[2:-2].strip()
+    if quoted := _QUOTED.fullmatch(text):
+        text = quoted[2].strip()
     if (words := _WHOLE_TEXT.fullmatch(text)) and re.search(r"\d", words[1]):
         text = words[1].strip()
+    text = _HALF_DAY.sub(lambda half: rf"\text{{ {half[half.lastindex or 0][0].lower()}m}}", text)
     if (whole := _WHOLE_BOX.fullmatch(text)) and _balanced(whole[1]):
         return _END.sub("", whole[1].strip())
     return text

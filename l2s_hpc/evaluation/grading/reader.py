@@ -37,7 +37,7 @@ _SETS = frozenset({"seq", "cup", "cap", "setminus", "set"})
 _RATIO = re.compile(r" *: *[\d\\a-zA-Z{]")
 _TIMES = frozenset({"*", r"\cdot", r"\times", r"\ast", r"\bullet"})
 _UNIT_SIGNS = re.compile(
-    r" *(?:\^ *\{? *(?P<power>-?\d) *\}?|(?P<over>/|\\cdot|\\times|-(?=[A-Za-z])|\\circ))"
+    r" *(?:\^ *\{? *(?P<power>-?\d) *\}?|(?P<over>/|per\b|\\cdot|\\times|-(?=[A-Za-z])|\\circ))"
 )
 _AFTER_NUMBER = re.compile(r"[\d}).] *(?:/ *)?$|[a-z] +$")
 _RATE = re.compile(r" */ *(?:s|h|hr|min|m|L)\b(?! *[(*])")
@@ -56,6 +56,8 @@ def read(tidied: str, grouped: bool = True) -> Node:
     """
     reader = Reader(tidied.replace("**", "^"), grouped)
     node = reader.read_list()
+    if reader.accept(r"\over"):
+        node = Node("div", (node, reader.read_list()))
     if reader.peek().kind != "end":
         raise Unreadable(f"stopped at {reader.text[reader.at : reader.at + 20]!r}")
     return node
@@ -139,7 +141,9 @@ class Reader(Atoms):
         node = self.read_sets()
         if node.op not in _SETS:
             node = self._ratio(node)
-        unit = self._unit() or currency
+        unit = self._unit() or currency or CURRENCIES.get(self.peek().text, "")
+        if not currency and unit and self.peek().text in CURRENCIES:
+            self.take()
         if currency and unit != currency and unit in MAGNITUDES:
             unit += currency
         if unit == "%":

@@ -53,20 +53,36 @@ def region(node: Node) -> Region:
             return Region((), lambda x: True)
         case "seq" if len(node.args) == 2:
             low, high = (_real(arg) for arg in node.args)
+            if node.text != "[]" and _same(low, high):
+                raise Undecided("a point, or an interval without members")
             return _interval(low, high, node.text[0] == "[", node.text[1] == "]")
         case "set":
             return _finite(node)
         case "cup" | "cap" | "setminus":
             return _combined(node.op, *(region(arg) for arg in node.args))
+        case "list" if len(_variables(node)) > 1:
+            raise Undecided("conditions on several variables")
         case "list" if node.has("rel") or all(a.op in ("seq", "cup") for a in node.args):
             parts = [region(arg) for arg in node.args]
             total = parts[0]
             for part in parts[1:]:
-                total = _combined("cap" if node.text == "and" else "cup", total, part)
+                total = _combined("cap" if _all_hold(node) else "cup", total, part)
             return total
         case "rel":
             return _relation(node)
     raise Undecided("no set of real numbers")
+
+
+def _variables(node: Node) -> set[Node]:
+    """Return what the conditions in a list are about."""
+    sides = [side for arg in node.args if arg.op == "rel" for side in arg.args]
+    return {side.args[0] if side.op == "abs" else side for side in sides if _is_variable(side)}
+
+
+def _all_hold(node: Node) -> bool:
+    """Tell whether a list is of conditions that hold together; "x != 2, x != 3" is."""
+    excluded = any(arg.op == "rel" and arg.text == "!=" for arg in node.args)
+    return node.text == "and" or (excluded and node.text != "or")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -18,13 +18,16 @@ from l2s_hpc.evaluation.grading.forms import (
     is_condition,
     is_named_list,
     lettered,
-    letters,
     magnitude,
     parts,
     scaled,
     split,
     systems,
     upwards,
+    with_identity,
+    with_rows,
+    without_name,
+    wording,
 )
 from l2s_hpc.evaluation.grading.nodes import (
     Node,
@@ -52,6 +55,8 @@ def same(gold: Node, answer: Node) -> bool:
     gold, answer = without_domain(gold), without_domain(answer)
     if gold == answer:
         return True
+    gold, answer = without_name(gold, answer), without_name(answer, gold)
+    gold, answer = with_identity(gold, answer), with_identity(answer, gold)
     if "either" in (gold.op, answer.op):
         return any(same(one, two) for one in either(gold) for two in either(answer))
     if gold.op == "unit" or answer.op == "unit":
@@ -124,7 +129,7 @@ def _same_percent(gold: Node, answer: Node) -> bool:
 
 def _same_words(gold: Node, answer: Node) -> bool:
     if gold.op == answer.op == "text":
-        return letters(gold.text) == letters(answer.text)
+        return wording(gold.text) == wording(answer.text)
     if "rel" in (gold.op, answer.op):
         return bool(_as_relations(gold, answer))
     words, other = (gold, answer) if gold.op == "text" else (answer, gold)
@@ -132,6 +137,8 @@ def _same_words(gold: Node, answer: Node) -> bool:
         return other.op != "text" and same(number(NUMBER_WORDS[words.text]), other)
     if words.text in _NOTHING:
         return other.op == "empty"
+    if words.text == "infinity":
+        return other.op == "inf"
     return words.text in _EVERYTHING and other.op not in ("text", "rel") and same(_REALS, other)
 
 
@@ -271,7 +278,8 @@ def _list_as_point(gold: Node, answer: Node) -> bool:
     members = elements(many)
     if len(members) == 1:
         return same(members[0], one)
-    if many.op == "set" or one.op != "seq" or one.text != "()" or many.has("seq"):
+    bracketed = one.text == "()" or len(one.args) > 2  # [1, 2] is an interval, [1, 2, 3] is none
+    if many.op == "set" or one.op != "seq" or not bracketed or many.has("seq"):
         return False
     return _same_in_order(list(many.args), list(one.args))
 
@@ -284,6 +292,8 @@ def _as_sequences(gold: Node, answer: Node) -> bool | None:
         return gold.text == answer.text and _same_in_order(list(gold.args), list(answer.args))
     if ops == {"seq", "matrix"}:
         matrix, point = (gold, answer) if gold.op == "matrix" else (answer, gold)
+        if rows := with_rows(point):
+            return same(matrix, rows)
         cells = [cell for row in matrix.args for cell in row.args]
         vector = len(matrix.args) == 1 or len(matrix.args[0].args) == 1
         return vector and point.text == "()" and _same_in_order(cells, list(point.args))

@@ -209,7 +209,9 @@ class Point:
                     return (mp.nsum if node.op == "sum" else mp.nprod)(
                         lambda k: self._bound(outer, name, k, body), [inexact(start), mp.inf]
                     )
-            if start != int(start) or stop != int(stop) or stop - start > MAX_TERMS:
+            if start != int(start) or stop != int(stop):
+                raise Undefined("a sum up to no integer")
+            if stop - start > MAX_TERMS:
                 raise Undecided("a sum with too many terms")
             for k in range(int(start), int(stop) + 1):
                 self.names = {**outer, name: Fraction(k)}

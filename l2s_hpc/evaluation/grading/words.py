@@ -15,7 +15,7 @@ FUNCTIONS: Final = {
     name: name
     for name in names(
         "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech"
-        " csch arcsinh arccosh arctanh log ln exp sqrt abs max min gcd lcm det floor ceil lg"
+        " csch arcsinh arccosh arctanh log ln exp sqrt abs max min gcd lcm det floor ceil lg cis"
     )
 } | {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh",
@@ -56,10 +56,13 @@ NUMBER_SETS: Final = frozenset("RZNQC")
 SEPARATORS: Final = {
     "and": "and", "or": "or", r"\land": "and", r"\lor": "or", r"\wedge": "and", r"\vee": "or",
 }  # fmt: skip
-WORDS: Final = frozenset(names("odd yes one two six ten red all nan"))
+WORDS: Final = frozenset(names("odd yes one two six ten red all nan dne"))
 """Words of three letters that are no product of three variables."""
 PERCENT: Final = frozenset({"percent", "pct", "percentage", "percents", "%"})
-CURRENCIES: Final = {r"\$": "$", "€": "€", "£": "£", "¥": "¥", "₹": "₹", r"\pounds": "£"}
+CURRENCIES: Final = {
+    r"\$": "$", "€": "€", "£": "£", "¥": "¥", "₹": "₹", r"\pounds": "£", "USD": "$", "EUR": "€",
+    "GBP": "£", "Rs": "₹",
+}  # fmt: skip
 
 UNITS: Final = frozenset(
     names(
@@ -75,6 +78,7 @@ UNITS: Final = frozenset(
         " items marbles cookies coins balls pages sides squares triangles edges vertices"
         " solutions persons integers numbers values pairs sets subsets paths routes arrangements"
         " permutations games hz joules watts volts amperes newtons kelvin kelvins bits bytes"
+        " USD EUR GBP Rs"
     )
 )
 SHORT_UNITS: Final = frozenset(names("m s g h L"))
@@ -86,9 +90,12 @@ _SAME_UNITS: Final = {
     "minute": "min", "hour": "h", "hr": "h", "liter": "L", "litre": "L", "l": "L", "yr": "year",
     "dollar": "$", "usd": "$", "yard": "yd", "mile": "mi", "degree": "deg", "radian": "rad",
     "cubic": "cu", "square": "sq", "unit": "", "joule": "J", "newton": "N", "watt": "W",
-    "volt": "V", "kelvin": "K", "people": "person", "ounce": "oz",
+    "volt": "V", "kelvin": "K", "people": "person", "ounce": "oz", "per": "/", "mph": "mi/h",
+    "kmh": "km/h", "kph": "km/h", "euro": "€", "eur": "€", "gbp": "£",
+    "rupee": "₹", "rs": "₹",
 }  # fmt: skip
 
+INFINITIES: Final = frozenset(names("inf infty infinity oo"))
 MAGNITUDES: Final = {
     "dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9,
     "trillion": 10**12,
@@ -102,6 +109,12 @@ NUMBER_WORDS: Final = {
         )
     )
 }
+for _n, _tens in enumerate(names("twenty thirty forty fifty sixty seventy eighty ninety"), start=2):
+    NUMBER_WORDS[_tens] = 10 * _n
+    for _unit in names("one two three four five six seven eight nine"):
+        NUMBER_WORDS[f"{_tens}-{_unit}"] = NUMBER_WORDS[f"{_tens} {_unit}"] = (
+            10 * _n + NUMBER_WORDS[_unit]
+        )
 
 
 def unit_name(text: str) -> str:

@@ -1,0 +1,224 @@
+"""`l2s front`: the trade-off that a run reached, and the model that meets a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from l2s_hpc.cli.cluster import JSON
+from l2s_hpc.cli.imports import WITHOUT, said_warnings
+from l2s_hpc.cli.output import (
+    CSV,
+    PARQUET,
+    give_rows,
+    plain,
+    print_table,
+    ranged,
+    stdout,
+)
+from l2s_hpc.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from l2s_hpc.analysis.run import Run
+
+POINTS = Annotated[
+    float | None,
+    typer.Option(
+        "--shortest-within",
+        metavar="POINTS",
+        help="Instead: the shortest model that loses at most so many points of accuracy.",
+    ),
+]
+TOKENS = Annotated[
+    float | None,
+    typer.Option(
+        "--at-most",
+        metavar="TOKENS",
+        help="Instead: the most accurate model of at most so many tokens on average.",
+    ),
+]
+
+_COLUMNS = (
+    "n", "n_gradable", "accuracy", "accuracy_gradable", "undecided", "tokens", "tokens_right",
+    "truncation", "ntr",
+)  # fmt: skip
+"""The measures in a table of the front; `telling` drops what tells nothing."""
+
+_HOLDS = {
+    "interval": "yes, over the whole 95 % interval",
+    "estimate": "only on the estimate: the 95 % interval goes beyond it",
+    "no": "no, not on these items",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verb."""
+    app.command()(front)
+
+
+def front(
+    folder: Annotated[Path, typer.Argument(help="A run directory.")],
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on",
+            help="Take the front by these measures, such as ntr,tokens or accuracy.gsm8k; "
+            "default: the search's own objectives.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="search, selection or report; default: the best there is."),
+    ] = None,
+    without: WITHOUT = None,
+    shortest_within: POINTS = None,
+    at_most: TOKENS = None,
+    of: Annotated[
+        str | None,
+        typer.Option("--of", help="Compare these with another model than the slow parent."),
+    ] = None,
+    as_json: JSON = False,
+    csv: CSV = None,
+    parquet: PARQUET = None,
+) -> None:
+    """Print the front with intervals that hold for all of it at once."""
+    from l2s_hpc import open_run
+    from l2s_hpc.analysis.candidates import telling
+
+    names = [name.strip() for text in on or () for name in text.split(",")]
+    bounded = shortest_within is not None or at_most is not None
+    if (shortest_within is not None and at_most is not None) or (bounded and names):
+        raise UserError("give one of --on, --shortest-within and --at-most")
+    if of is not None and not bounded:
+        raise UserError("--of goes with --shortest-within or --at-most")
+    run = _checked(open_run(folder), split, names)
+    with said_warnings():
+        if bounded:
+            row = _bounded(run, shortest_within, at_most, of, split, without or ())
+            give_rows([row], _told(row), row["bound"], as_json, csv, parquet)
+            return
+        rows = run.front(split, names or None, without or ())
+        pairs = zip(front_rows(rows, *names), rows, strict=True)
+        shown = telling([_with_ends(row, full) for row, full in pairs])
+        title = f"Front by {', '.join(names)}" if names else "Front"
+        give_rows(rows, shown, title, as_json, csv, parquet)
+        if rows and not as_json and csv != "-":
+            _print_more(run, rows, split or run.best_evaluation(), names, without or ())
+
+
+def front_rows(rows: Sequence[dict[str, Any]], *more: str) -> list[dict[str, Any]]:
+    """Return front rows with the columns that fit a terminal, and some more measures."""
+    return [
+        {
+            "candidate": row["candidate"],
+            "label": ", ".join(row["picks"]) or row["label"],
+            **{name: row[name] for name in dict.fromkeys([*_COLUMNS, *more])},
+            "genome": row["genome"],
+        }
+        for row in rows
+    ]
+
+
+def reference_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
+    """Return the references' rows, with the columns of `front_rows`."""
+    measured = run.measures(evaluation)
+    return [
+        {
+            "candidate": candidate,
+            "label": label,
+            **{name: measured[candidate][name] for name in _COLUMNS},
+            "genome": None,
+        }
+        for candidate, label in run.labels.items()
+        if candidate in measured
+    ]
+
+
+def _checked(run: Run, split: str | None, names: Sequence[str]) -> Run:
+    if split is not None and split not in run.evaluations:
+        known = run.evaluations or ["(none yet)"]
+        raise UserError(f"no evaluation '{split}'", hint=did_you_mean(split, known))
+    for name in names:
+        if name in run.evaluations:
+            raise UserError(
+                f"--on names measures, and '{name}' is an evaluation", hint=f"--split {name}"
+            )
+    return run
+
+
+def _bounded(
+    run: Run,
+    points: float | None,
+    tokens: float | None,
+    of: str | None,
+    split: str | None,
+    without: Sequence[str],
+) -> dict[str, Any]:
+    from l2s_hpc.analysis.bounded import most_accurate, shortest
+
+    if points is not None:
+        return shortest(run, points / 100, of, split, without)
+    return most_accurate(run, tokens or 0.0, of, split, without)
+
+
+def _print_more(
+    run: Run,
+    rows: Sequence[dict[str, Any]],
+    split: str,
+    names: Sequence[str],
+    without: Sequence[str],
+) -> None:
+    """Print what the intervals mean, and the front beside the references."""
+    from l2s_hpc.analysis.tradeoff import attainment
+
+    stdout.print(plain(_caption(run, rows, split)), markup=False)
+    reached = [] if names else attainment(run, split, without)
+    if reached:
+        hidden = ("candidate", "n", "optimistic")
+        shown = [{k: v for k, v in row.items() if k not in hidden} for row in reached]
+        stdout.print()
+        print_table(shown, "What the front needs to be as accurate, and reaches at that length")
+
+
+def _with_ends(row: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
+    """Put the interval of each measure that has one beside it."""
+    return {
+        name: ranged(full, name) if full.get(f"{name}_low") is not None else value
+        for name, value in row.items()
+    }
+
+
+def _caption(run: Run, rows: Sequence[dict[str, Any]], split: str) -> str:
+    """Say what the intervals mean and which items chose the front."""
+    text = (
+        f"The intervals hold for all {len(rows)} rows and their measures at once, by resampling "
+        f"the {rows[0]['n']} items of '{split}' within benchmarks. "
+    )
+    if rows[0]["optimistic"]:
+        return text + "Optimistic: the same items chose the front."
+    looks = "once" if run.state.looks == 1 else f"{run.state.looks} times"
+    return text + f"Other items chose the front; the report split was looked at {looks}."
+
+
+def _told(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a chosen model as lines of two cells."""
+    same = ", the same: optimistic" if row["optimistic"] else ""
+    lines = {
+        "candidate": row["candidate"],
+        "known as": row["picks"] or row["label"],
+        "genome": row["genome"],
+        "chosen on": f"the items of '{row['chosen_on']}'{same}",
+        "measured on": f"{row['n']} items of '{row['evaluation']}'",
+        "accuracy": row["accuracy"],
+        "tokens": ranged(row, "tokens") if "tokens_low" in row else row["tokens"],
+        "compared with": row["of_label"] or row["of"],
+        "its accuracy": row["of_accuracy"],
+        "its tokens": row["of_tokens"],
+        "accuracy difference": ranged(row, "difference", sign=True),
+        "tokens saved a problem": ranged(row, "tokens_saved", sign=True),
+        "the bound holds": _HOLDS[row["holds"]],
+    }
+    return [{"what": name, "value": value} for name, value in lines.items()]
