@@ -34,10 +34,10 @@ sample: $(VENV)/.all
 	cd results/sample && rm -rf attempts tasks logs controller.json notified.json report.html
 	$(BIN)/l2s verify results/sample
 
-# The fast ones first. The others wait for Slurm most of the time, so three of them share two cores;
+# The fast ones first. Those that wait for Slurm most of the time run three on two cores;
 # those of the engine use both cores and 2 GB, so they come alone.
 test: lint $(VENV)/.vllm
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 2 tests/unit
 	$(BIN)/python -m pytest -n 3 tests/contract tests/crash tests/slurm --ignore $(SEARCH)
 	$(BIN)/python -m pytest tests/engine tests/gpu $(SEARCH)
 
