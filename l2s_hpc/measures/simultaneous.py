@@ -18,6 +18,7 @@ LEVEL = 0.95
 REPLICATES = 1000
 RARE = 10  # hits or misses below which resamples without any of them spoil the bootstrap's tail
 VAGUE = 0.001  # the share of resamples without spread above which a mean has no interval
+HEAVY = 4.0  # so large a 95 % quantile of |t| comes from a few items alone; 2 to 3 is usual
 _CHUNK = 250  # resamples in memory at once; divides REPLICATES
 
 
@@ -44,7 +45,9 @@ def simultaneous(
 
     Returns:
         Ends of shape `[figures]`; NaN where a denominator sums to 0, and where values are so few,
-        or so much the same, that resamples without any spread are common.
+        or so much the same, that resamples with little or no spread are common: their own interval
+        would mean nothing, and they must not widen the others'. Figures of values that are
+        nowhere negative have no negative ends.
 
     Raises:
         UserError: shapes differ, there are no items, or a value is not finite.
@@ -60,11 +63,14 @@ def simultaneous(
     by_count = rates & ((counted < SMALL) | (rarer < RARE))
     sound = np.isfinite(estimate) & (error > 0) & ~by_count
     t = _resampled_t(residuals[sound], strata)
+    finite = np.where(np.isinf(t), 0.0, t)
     vague = np.isinf(t).sum(axis=0) > VAGUE * REPLICATES
+    vague |= np.quantile(finite, LEVEL, axis=0) > HEAVY
     error[np.flatnonzero(sound)[vague]] = np.nan
     multiple = _multiple(t[:, ~vague], alone=int(by_count.sum()))
     low, high = estimate - multiple * error, estimate + multiple * error
-    low, high = np.where(rates, (np.maximum(low, 0.0), np.minimum(high, 1.0)), (low, high))
+    low = np.where((above >= 0).all(axis=1), np.maximum(low, 0.0), low)
+    high = np.where(rates, np.minimum(high, 1.0), high)
     score = _score(estimate[by_count], counted[by_count], multiple)
     low[by_count], high[by_count] = score.low, score.high
     return Interval(low, high)

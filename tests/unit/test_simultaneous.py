@@ -106,6 +106,22 @@ def test_too_few_values_give_no_interval_of_a_mean_and_leave_the_others_alone() 
     assert 0 < found.low[1] < 0.75 < found.high[1] < 1
 
 
+def test_lengths_that_are_nearly_the_same_do_not_widen_the_others() -> None:
+    """A short model answers with five tokens but for three answers; the others think."""
+    rng = np.random.default_rng(3)
+    lengths = np.round(np.exp(rng.normal(4.5, 0.4, size=(3, 40))))
+    same = np.full(40, 5.0)
+    same[[0, 13, 27]] = (6, 6, 7)
+    strata, means = np.zeros(40, dtype=int), np.zeros(4, dtype=bool)
+    beside = np.vstack([lengths, same])
+    found = simultaneous(beside, np.ones_like(beside), strata, means)
+    alone = simultaneous(lengths, np.ones_like(lengths), strata, means[:3])
+    assert np.isnan(found.low[3]) and np.isnan(found.high[3])
+    np.testing.assert_allclose(found.low[:3], alone.low)
+    np.testing.assert_allclose(found.high[:3], alone.high)
+    assert np.all(found.low[:3] > 0)
+
+
 def test_what_does_not_fit_is_said() -> None:
     ones = np.ones((2, 5))
     strata, rates = np.zeros(5, dtype=int), np.full(2, True)
