@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from l2s_hpc.analysis.candidates import picks_of
 from l2s_hpc.analysis.comparison import comparison_rows
 from l2s_hpc.analysis.fitness import Measures
 from l2s_hpc.analysis.front import chosen_on, eligible
@@ -81,7 +82,7 @@ class _Choice:
         return {
             "candidate": candidate,
             "label": run.labels.get(candidate),
-            "picks": [name for name, pick in run.state.picks.items() if pick == candidate],
+            "picks": picks_of(run, candidate),
             "genome": None if genome is None else list(genome),
             "of": self.reference,
             "of_label": run.labels.get(self.reference),
@@ -149,6 +150,8 @@ def most_accurate(
         UserError: nobody qualifies (the shortest is named), or a name is unknown.
         DamageError: a table is damaged or missing (unless not strict).
     """
+    if not tokens >= 0:  # nor is NaN
+        raise UserError(f"a budget is a number of tokens from 0, not {tokens:g}")
     choice = _choice(run, of, evaluation, without)
     able = choice.able()
     within = [c for c in able if _known(able[c], "tokens") <= tokens + _ROUNDING]

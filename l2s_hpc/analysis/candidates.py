@@ -45,9 +45,27 @@ def front_row(run: Run, candidate: str, found: Measures) -> dict[str, Any]:
         "label": run.labels.get(candidate),
         "generation": run.state.first_seen[candidate] if asked else None,
         "genome": list(run.state.genomes[candidate]) if asked else None,
-        "picks": [name for name, pick in run.state.picks.items() if pick == candidate],
+        "picks": picks_of(run, candidate),
         **{name: found[name] for name in ("n", "n_gradable", *_shown(run))},
     }
+
+
+def picks_of(run: Run, candidate: str) -> list[str]:
+    """Return the names under which a candidate was picked."""
+    return [name for name, pick in run.state.picks.items() if pick == candidate]
+
+
+def known_as(picks: Sequence[str], label: str | None) -> str | None:
+    """Return a candidate's names in a table: its picks, else its label; None if it has neither.
+
+    A command takes each of these words in the place of the id.
+    """
+    return ", ".join(picks) or label
+
+
+def short_name(run: Run, candidate: str) -> str:
+    """Return one word for a candidate that a command takes: a pick, else its label, else its id."""
+    return known_as(picks_of(run, candidate)[:1], run.labels.get(candidate)) or candidate
 
 
 def telling(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

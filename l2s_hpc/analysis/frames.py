@@ -18,8 +18,8 @@ from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.files import sha256_file
 from l2s_hpc.store.layout import RunPaths
-from l2s_hpc.store.state import Accepted
-from l2s_hpc.store.tables import JoinedTable, Place, Stamp, Tables, Where, stamp_of
+from l2s_hpc.store.state import Accepted, RunState
+from l2s_hpc.store.tables import MENDED_BY, JoinedTable, Place, Stamp, Tables, Where, stamp_of
 
 __all__ = ["UNDECIDED", "Frames", "ScoreTensor"]
 
@@ -40,10 +40,18 @@ class Frames:
         paths: the run.
         accepted: what the journal says was accepted.
         strict: a damaged table raises `DamageError`; else it is left out with a warning.
+        purpose: that of the run, which decides what makes damaged tables anew.
     """
 
-    def __init__(self, paths: RunPaths, accepted: Iterable[Accepted], strict: bool = True) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        accepted: Iterable[Accepted],
+        strict: bool = True,
+        purpose: str = "search",
+    ) -> None:
         self._paths = paths
+        self._purpose = purpose
         self._tables = Tables(paths)
         self._strict = strict
         self._accepted = {(a.evaluation, a.candidate): a for a in accepted}
@@ -265,7 +273,8 @@ class Frames:
         if sha256_file(place.path) != expected:
             raise DamageError(
                 f"the sha256 differs from the {'manifest' if place.manifest else 'receipt'}'s",
-                hint="`l2s verify --quarantine` moves it away, `l2s run` evaluates it again",
+                hint="`l2s verify --quarantine` moves it away, then "
+                f"{MENDED_BY[self._purpose]} makes it again",
                 path=place.path,
             )
         from l2s_hpc.store.scores import rows_in
@@ -278,6 +287,16 @@ class Frames:
         if self._strict:
             raise error
         warnings.warn(f"left out: {error}", stacklevel=5)
+
+
+def warn_of_quarantine(state: RunState, purpose: str) -> None:
+    """Warn if tables that counted once are missing from all figures."""
+    if state.reopened:
+        warnings.warn(
+            f"{len(state.reopened)} tables are in quarantine and not evaluated again yet; "
+            f"figures lack them until {MENDED_BY[purpose]} has made them again",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)

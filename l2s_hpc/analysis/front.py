@@ -38,10 +38,10 @@ def front_rows(
 
     A row holds candidate, label, generation, genome (in the order of `Run.genes`), picks (the names
     under which it was picked), optimistic, n, n_gradable, the measures of `fitness.RATES`, every
-    objective and what `on` names; of accuracy, tokens and these also `_low` and `_high`, the ends
-    of 95 % intervals that hold for all rows and measures at once (see `bands`). `optimistic` says
-    that the figures come from the items that chose the front. On the report split a front is always
-    chosen on the selection split.
+    objective and what `on` names; of accuracy, tokens, ntr and these also `_low` and `_high`, the
+    ends of 95 % intervals that hold for all rows and measures at once (see `bands`). `optimistic`
+    says that the figures come from the items that chose the front. On the report split a front is
+    always chosen on the selection split.
     """
     split = split or run.best_evaluation()
     searched = run.info.purpose == "search"
@@ -65,7 +65,7 @@ def front_rows(
         chosen = search_front(run.state) if split == "search" else list(run.state.front or ())
     chosen = [candidate for candidate in chosen if candidate in measured]
     telling = names or run.config["objectives"]
-    ends = _ends(run, split, without, chosen, ["accuracy", "tokens", *telling])
+    ends = _ends(run, split, without, chosen, ["accuracy", "tokens", "ntr", *telling])
     optimistic = chosen_on(run, split) == split
     rows = [
         front_row(run, candidate, measured[candidate])

@@ -137,7 +137,7 @@ def _attained(run: Run) -> Html:
     rows: list[list[Child]] = [
         [
             row["label"], f"{row['accuracy']:.1%}", f"{row['tokens']:.1f}",
-            known(row["front_tokens"], "{:.1f}"), known(row["tokens_saved"], "{:.1%}"),
+            known(row["front_tokens"], "{:.1f}"), known(row["share_saved"], "{:.1%}"),
             known(row["front_accuracy"], "{:.1%}"), known(row["accuracy_gained"], "{:+.1%}"),
         ]
         for row in run.attainment()

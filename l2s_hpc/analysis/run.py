@@ -22,7 +22,7 @@ from l2s_hpc.analysis.compared import comparable
 from l2s_hpc.analysis.comparison import comparison_rows
 from l2s_hpc.analysis.cost import Cost, cost
 from l2s_hpc.analysis.fitness import Measures, measures
-from l2s_hpc.analysis.frames import Frames, ScoreTensor
+from l2s_hpc.analysis.frames import Frames, ScoreTensor, warn_of_quarantine
 from l2s_hpc.analysis.front import front_rows
 from l2s_hpc.analysis.items import ItemMatrix, matrix, transferred
 from l2s_hpc.analysis.lengths import lengths
@@ -68,7 +68,9 @@ def open_run(path: str | Path, strict: bool = True) -> Run:
     except ValidationError as error:
         message = f"not this version's run.json: {error.errors()[0]['msg']}"
         raise DamageError(message, path=paths.run_json) from None
-    return Run(paths, info, read_state(paths)[0], strict)
+    state, _ = read_state(paths)
+    warn_of_quarantine(state, info.purpose)
+    return Run(paths, info, state, strict)
 
 
 class Run:
@@ -88,7 +90,7 @@ class Run:
         self.state = state
         self.parents = info.parent_ids()
         self.labels = info.labels()
-        self._frames = Frames(paths, state.accepted.values(), strict)
+        self._frames = Frames(paths, state.accepted.values(), strict, info.purpose)
         self._measured: dict[tuple[str, ...], dict[str, Measures]] = {}
         self._fronts: dict[tuple[Any, ...], list[Row]] = {}
         self._tables: dict[tuple[str, ...], list[Row]] = {}

@@ -114,7 +114,7 @@ def attainment(
 
     A row is a reference: candidate, label, n, accuracy, tokens; front_tokens, the fewest of a front
     point that is at least as accurate, and front_accuracy, the best of one that spends no more
-    (None where no point does); tokens_saved, as a share, and accuracy_gained follow from them;
+    (None where no point does); share_saved (of its tokens) and accuracy_gained follow from them;
     optimistic as in `Run.front`.
     """
     split = evaluation or run.best_evaluation()
@@ -139,7 +139,7 @@ def attainment(
                 "accuracy": accuracy,
                 "tokens": tokens,
                 "front_tokens": float(fewest) if reached else None,
-                "tokens_saved": float(1 - fewest / tokens) if reached and tokens else None,
+                "share_saved": float(1 - fewest / tokens) if reached and tokens else None,
                 "front_accuracy": float(best) if affordable else None,
                 "accuracy_gained": float(best - accuracy) if affordable else None,
                 "optimistic": bool(front) and front[0]["optimistic"],

@@ -33,7 +33,7 @@ parents have no table, or what an import could not know."""
 
 TRANSFER_KEYS = (
     "candidate", "benchmark", "n", "accuracy", "ntr", "ntr_low", "ntr_high", "ptr", "ptr_low",
-    "ptr_high", "label", "u", "n_gradable", "accuracy_gradable", "undecided",
+    "ptr_high", "label", "solved", "u", "n_gradable", "accuracy_gradable", "undecided",
 )  # fmt: skip
 """The columns of `l2s ntr`: those that are promised, then those that explain them."""
 

@@ -10,16 +10,39 @@ import typer
 
 from l2s_hpc.cli.cluster import JSON
 from l2s_hpc.cli.imports import WITHOUT, said_warnings
-from l2s_hpc.cli.output import CSV, PARQUET, give_rows, print_json, print_table, ranged, stdout
+from l2s_hpc.cli.output import (
+    CSV,
+    INTERVAL,
+    PARQUET,
+    give_rows,
+    print_json,
+    print_table,
+    probability,
+    ranged,
+    stdout,
+)
 
 if TYPE_CHECKING:
+    from l2s_hpc.analysis.noise import Noise
     from l2s_hpc.analysis.run import Run
+    from l2s_hpc.analysis.transfer import Row
 
 RUN = Annotated[Path, typer.Argument(help="A run directory.")]
 EVALUATION = Annotated[
     str | None,
     typer.Option("--split", help="search, selection or report; default: the best there is."),
 ]
+
+
+_SPARE_OF_NTR = (
+    "n_gradable", "accuracy_gradable", "undecided", f"{INTERVAL}ptr", "ptr", "n", "accuracy",
+    f"{INTERVAL}ntr",
+)  # fmt: skip
+_SPARE_OF_COMPARE = (
+    "accuracy_a", "only_a", "only_b", f"{INTERVAL}NTR", f"{INTERVAL}tokens", "accuracy_b", "NTR",
+    "tokens", "n", f"{INTERVAL}difference",
+)  # fmt: skip
+"""What a narrow terminal leaves out, the first first."""
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +54,8 @@ def register(app: typer.Typer) -> None:
 def verify(
     folder: RUN,
     quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Move damage away; `l2s run` evaluates it again.")
+        bool,
+        typer.Option("--quarantine", help="Move damage away, to be made again."),
     ] = False,
     as_json: JSON = False,
 ) -> None:
@@ -65,27 +89,58 @@ def ntr(
     csv: CSV = None,
     parquet: PARQUET = None,
 ) -> None:
-    """Print negative and positive transfer rates with their intervals."""
-    from l2s_hpc import open_run
-    from l2s_hpc.analysis.candidates import telling
+    """Print negative and positive transfer rates with their intervals.
 
-    named = [name.strip() for name in parents.split(",") if name.strip()]
+    NTR is a share of the `solved` items, which some parent solves, and PTR of the others. The
+    second answers of noise twins follow in a table of their own; files and --json have none of it.
+    """
+    from l2s_hpc import open_run
+
+    named = split_names([parents])
+    left = split_names(without)
     with said_warnings():
         run = _checked(open_run(folder), on)
-        rows = run.ntr(on, named or None, by, without or ())
+        rows = run.ntr(on, named or None, by, left)
     group = [by] if by in ("level", "subject") else []
-    shown = [
-        {
-            **{name: row[name] for name in ("candidate", "label", "benchmark", *group, "n")},
-            "accuracy": row["accuracy"],
-            **{name: ranged(row, name) for name in ("ntr", "ptr")},
-            **{name: row[name] for name in ("n_gradable", "accuracy_gradable", "undecided")},
-        }
-        for row in rows
-    ]
     against = ", ".join(named) if named else "the parents"
     title = f"Transfer against {against} (95 % intervals)"
-    give_rows(rows, telling(shown), title, as_json, csv, parquet)
+    shown = _transfer(run, rows, *group)
+    give_rows(rows, shown, title, as_json, csv, parquet, _SPARE_OF_NTR)
+    if not (as_json or csv == "-" or named or group or left):
+        _print_twins(run)
+
+
+def _transfer(run: Run, rows: Sequence[Row], *group: str) -> list[Row]:
+    """Return rows of transfer with the columns of a terminal."""
+    from l2s_hpc.analysis.candidates import short_name, telling
+
+    return telling(
+        [
+            {
+                "candidate": short_name(run, row["candidate"]),
+                **{name: row[name] for name in ("benchmark", *group, "n", "accuracy")},
+                # Several samples solve shares of items.
+                "solved": None if row["solved"] is None else f"{row['solved']:g}",
+                **{name: ranged(row, name) for name in ("ntr", "ptr")},
+                **{name: row[name] for name in ("n_gradable", "accuracy_gradable", "undecided")},
+            }
+            for row in rows
+        ]
+    )
+
+
+def _print_twins(run: Run) -> None:
+    """Print what the noise twins did the second time, if there are any."""
+    twins = run.noise()
+    if twins is None:
+        return
+    shown = [
+        found | {"candidate": row["label"], "flips": row["flips"]}
+        for row, found in zip(twins.rows, _transfer(run, twins.rows), strict=True)
+    ]
+    stdout.print()
+    title = f"Noise twins: the same models once more, on the items of '{twins.evaluation}'"
+    print_table(shown, title, _SPARE_OF_NTR, "a wider terminal has all")
 
 
 def compare(
@@ -109,26 +164,39 @@ def compare(
 ) -> None:
     """Print how candidates differ on the same items: paired intervals, exact tests, noise."""
     from l2s_hpc import open_run
+    from l2s_hpc.analysis.candidates import short_name
 
     with said_warnings():
         run = _checked(open_run(folder), on)
         a, b = _compared(run, candidates or [], against, on)
-        rows = run.compare(a, b, on, without or ())
+        rows = run.compare(a, b, on, split_names(without))
     shown = [
         {
-            "a": row["label_a"] or row["a"],
-            "b": row["label_b"] or row["b"],
+            "b": short_name(run, row["b"]),
             **{name: row[name] for name in ("benchmark", "n", "accuracy_a", "accuracy_b")},
             "difference": ranged(row, "difference", sign=True),
-            "noise sd": row["noise"],
             "tokens": ranged(row, "tokens_difference", sign=True),
             "NTR": ranged(row, "ntr_difference", sign=True),
-            **{name: row[name] for name in ("only_a", "only_b", "p_holm")},
+            **{name: row[name] for name in ("only_a", "only_b")},
+            "p_holm": probability(row["p_holm"]),
         }
         for row in rows
     ]
-    title = "b less a (paired 95 % intervals; McNemar's exact p, Holm-adjusted)"
-    give_rows(rows, shown, title, as_json, csv, parquet)
+    a = short_name(run, rows[0]["a"])
+    title = f"b less a = {a} (paired 95 % intervals; McNemar's exact p, Holm-adjusted)"
+    give_rows(rows, shown, title, as_json, csv, parquet, _SPARE_OF_COMPARE)
+    if not as_json and csv != "-" and (twins := run.noise()) is not None:
+        stdout.print(_noise(twins, rows[0]), markup=False)
+
+
+def _noise(twins: Noise, row: Row) -> str:
+    """Say how far such differences go by noise alone, on the items of a pooled row."""
+    sds = (("accuracy", "noise", 4), ("tokens", "tokens_noise", 2), ("NTR", "ntr_noise", 4))
+    known = [f"{name} {row[key]:.{digits}f}" for name, key, digits in sds if row[key]]
+    words = [f"sd of a difference on {row['n']} items: {', '.join(known)}"] if known else []
+    if not twins.flips:
+        words.insert(0, f"no flip in the answers of {len(twins.candidates)} to {twins.n} items")
+    return f"noise twins: {'; '.join(words)}"
 
 
 def export(
@@ -147,6 +215,11 @@ def export(
         print_json({"folder": str(made)})
     else:
         stdout.print(str(made))
+
+
+def split_names(texts: Sequence[str] | None) -> list[str]:
+    """Return the names in texts that commas divide."""
+    return [name.strip() for text in texts or () for name in text.split(",") if name.strip()]
 
 
 def _checked(run: Run, evaluation: str | None) -> Run:

@@ -21,6 +21,11 @@ receipt and the sha256 of the joined file. That takes the place of the receipt's
 names the file as the node wrote it. A table is removed after the joined file was read again and
 its content is the same.
 
+What a flipped bit costs: up to 8 candidates of a generation, for their scores and grades share
+pages of the joined file; in the few kB of its footer or in the manifest, all of the generation. Of
+outputs it costs one candidate. `l2s verify --quarantine` saves the others. Before joining, a bit
+costs one candidate.
+
 Of what nodes wrote, logs, claims, tasks and failed attempts go whole into one archive per
 generation, attempts/EVALUATION/GENERATION-1.tar.gz; what accepted attempts hold a second time goes.
 
@@ -44,13 +49,15 @@ def compact(
 ) -> None:
     """Join the small files of closed generations."""
     from l2s_hpc.controller.compact import compact as run_compact
+    from l2s_hpc.store.run import read_run
+    from l2s_hpc.store.tables import MENDED_BY
 
     quiet = as_json or not stderr.is_terminal
     done = run_compact(folder, dry_run, lambda name: None if quiet else stderr.print(name))
     if as_json:
         print_json(_as_dict(done, dry_run))
     else:
-        _print(done, dry_run)
+        _print(done, dry_run, MENDED_BY[read_run(folder).purpose])
     if done.damage:
         raise typer.Exit(3)
 
@@ -70,7 +77,7 @@ def _as_dict(done: Compaction, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _print(done: Compaction, dry_run: bool) -> None:
+def _print(done: Compaction, dry_run: bool, mended_by: str) -> None:
     what = f"{done.tables} tables of {done.generations} generations"
     if dry_run:
         stdout.print(f"would join {what}, and remove {done.removed} of {done.files[0]} files")
@@ -84,7 +91,8 @@ def _print(done: Compaction, dry_run: bool) -> None:
     for error in done.damage:
         stderr.print(f"{error}", style="red", markup=False)
     if done.damage:
-        stderr.print("  Hint: `l2s verify --quarantine`, `l2s run`, and this command again")
+        hint = f"`l2s verify --quarantine`, {mended_by}, and this command again"
+        stderr.print(f"  Hint: {hint}", markup=False)
 
 
 def _size(count: int | None) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from l2s_hpc.cli.analyse import split_names
 from l2s_hpc.cli.cluster import JSON
 from l2s_hpc.cli.imports import WITHOUT, said_warnings
 from l2s_hpc.cli.output import (
     CSV,
+    INTERVAL,
     PARQUET,
     give_rows,
     plain,
@@ -46,6 +48,12 @@ _COLUMNS = (
     "truncation", "ntr",
 )  # fmt: skip
 """The measures in a table of the front; `telling` drops what tells nothing."""
+
+_SPARE = (
+    "genome", "tokens_right", "n", "n_gradable", "accuracy_gradable", "undecided", "truncation",
+    f"{INTERVAL}ntr", f"{INTERVAL}tokens", "ntr", f"{INTERVAL}accuracy",
+)  # fmt: skip
+"""What a narrow terminal leaves out, the first first."""
 
 _HOLDS = {
     "interval": "yes, over the whole 95 % interval",
@@ -89,32 +97,35 @@ def front(
     from l2s_hpc.analysis.candidates import telling
 
     names = [name.strip() for text in on or () for name in text.split(",")]
+    left = split_names(without)
     bounded = shortest_within is not None or at_most is not None
     if (shortest_within is not None and at_most is not None) or (bounded and names):
         raise UserError("give one of --on, --shortest-within and --at-most")
     if of is not None and not bounded:
         raise UserError("--of goes with --shortest-within or --at-most")
-    run = _checked(open_run(folder), split, names)
     with said_warnings():
+        run = _checked(open_run(folder), split, names)
         if bounded:
-            row = _bounded(run, shortest_within, at_most, of, split, without or ())
+            row = _bounded(run, shortest_within, at_most, of, split, left)
             give_rows([row], _told(row), row["bound"], as_json, csv, parquet)
             return
-        rows = run.front(split, names or None, without or ())
-        pairs = zip(front_rows(rows, *names), rows, strict=True)
-        shown = telling([_with_ends(row, full) for row, full in pairs])
+        rows = run.front(split, names or None, left)
+        pairs = zip(telling(front_rows(rows, *names)), rows, strict=True)
+        shown = [_with_ends(row, full) for row, full in pairs]
         title = f"Front by {', '.join(names)}" if names else "Front"
-        give_rows(rows, shown, title, as_json, csv, parquet)
+        give_rows(rows, shown, title, as_json, csv, parquet, _spare(names))
         if rows and not as_json and csv != "-":
-            _print_more(run, rows, split or run.best_evaluation(), names, without or ())
+            _print_more(run, rows, split or run.best_evaluation(), names, left)
 
 
 def front_rows(rows: Sequence[dict[str, Any]], *more: str) -> list[dict[str, Any]]:
     """Return front rows with the columns that fit a terminal, and some more measures."""
+    from l2s_hpc.analysis.candidates import known_as
+
     return [
         {
             "candidate": row["candidate"],
-            "label": ", ".join(row["picks"]) or row["label"],
+            "label": known_as(row["picks"], row["label"]),
             **{name: row[name] for name in dict.fromkeys([*_COLUMNS, *more])},
             "genome": row["genome"],
         }
@@ -160,6 +171,8 @@ def _bounded(
     from l2s_hpc.analysis.bounded import most_accurate, shortest
 
     if points is not None:
+        if not 0 <= points <= 100:
+            raise UserError(f"--shortest-within takes points from 0 to 100, not {points:g}")
         return shortest(run, points / 100, of, split, without)
     return most_accurate(run, tokens or 0.0, of, split, without)
 
@@ -177,16 +190,34 @@ def _print_more(
     stdout.print(plain(_caption(run, rows, split)), markup=False)
     reached = [] if names else attainment(run, split, without)
     if reached:
-        hidden = ("candidate", "n", "optimistic")
-        shown = [{k: v for k, v in row.items() if k not in hidden} for row in reached]
         stdout.print()
-        print_table(shown, "What the front needs to be as accurate, and reaches at that length")
+        title = "What the front needs to be as accurate, and reaches at that length"
+        print_table([_attained(row) for row in reached], title)
+
+
+def _attained(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of `attainment` with columns that fit a terminal."""
+    saved, gained = row["share_saved"], row["accuracy_gained"]
+    return {
+        "reference": row["label"],
+        "accuracy": ranged(row, "accuracy"),
+        "tokens": ranged(row, "tokens"),
+        "needs": ranged(row, "front_tokens"),
+        "saved": None if saved is None else f"{saved:.1%}",
+        "reaches": ranged(row, "front_accuracy"),
+        "gained": None if gained is None else f"{gained:+.4f}",
+    }
+
+
+def _spare(names: Sequence[str]) -> list[str]:
+    """Return what may be left out; of a measure that was asked for, its interval alone."""
+    return [name for name in _SPARE if name not in names]
 
 
 def _with_ends(row: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
     """Put the interval of each measure that has one beside it."""
     return {
-        name: ranged(full, name) if full.get(f"{name}_low") is not None else value
+        name: ranged(full, name) if isinstance(value, float) else value
         for name, value in row.items()
     }
 
@@ -205,18 +236,20 @@ def _caption(run: Run, rows: Sequence[dict[str, Any]], split: str) -> str:
 
 def _told(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a chosen model as lines of two cells."""
+    from l2s_hpc.analysis.candidates import known_as
+
     same = ", the same: optimistic" if row["optimistic"] else ""
     lines = {
         "candidate": row["candidate"],
-        "known as": row["picks"] or row["label"],
+        "known as": known_as(row["picks"], row["label"]),
         "genome": row["genome"],
         "chosen on": f"the items of '{row['chosen_on']}'{same}",
         "measured on": f"{row['n']} items of '{row['evaluation']}'",
-        "accuracy": row["accuracy"],
-        "tokens": ranged(row, "tokens") if "tokens_low" in row else row["tokens"],
+        "accuracy": ranged(row, "accuracy"),
+        "tokens": ranged(row, "tokens"),
         "compared with": row["of_label"] or row["of"],
-        "its accuracy": row["of_accuracy"],
-        "its tokens": row["of_tokens"],
+        "its accuracy": ranged(row, "of_accuracy"),
+        "its tokens": ranged(row, "of_tokens"),
         "accuracy difference": ranged(row, "difference", sign=True),
         "tokens saved a problem": ranged(row, "tokens_saved", sign=True),
         "the bound holds": _HOLDS[row["holds"]],

@@ -62,9 +62,11 @@ def said_warnings() -> Iterator[None]:
     """Print what Python warns of as plain lines, to standard error."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield
-    for text in dict.fromkeys(str(warning.message) for warning in caught):
-        stderr.print(plain(f"l2s: {text}"), markup=False)
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(str(warning.message) for warning in caught):
+                stderr.print(plain(f"l2s: {text}"), markup=False)
 
 
 def _parents(text: str) -> dict[str, str]:

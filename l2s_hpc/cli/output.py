@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +26,16 @@ PARQUET = Annotated[
     Path | None, typer.Option("--parquet", metavar="FILE", help="Write the rows as Parquet.")
 ]
 
+INTERVAL = "interval of "
+"""Before a column's name among what a table may leave out: its intervals, not its figures."""
+
+_FIGURES = re.compile(r"[-+<%.,\[\]\d\s–]*")
+_WIDE = 200
+"""Columns of characters, where no terminal tells how many there are."""
+
+_WORD = 24
+"""So many characters of a word stay together; ids are shorter, paths may be longer."""
+
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -33,20 +45,104 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
-    """Print rows of equal keys as a table; text from files cannot act as markup."""
+def print_table(
+    rows: Sequence[Mapping[str, Any]],
+    title: str = "",
+    spare: Sequence[str] = ("genome",),
+    whole: str = "--json has all",
+) -> None:
+    """Print rows of equal keys as a table; text from files cannot act as markup.
+
+    Figures and ids are never cut: a terminal that is too narrow gets fewer columns, and a line that
+    says which are missing. Without a terminal there are all of them.
+
+    Args:
+        rows: what to print.
+        title: stands above it.
+        spare: what may be left out, the first first: a column, or its intervals (`INTERVAL`).
+        whole: says where all columns are.
+    """
     if not rows:
         stdout.print(Text(f"{title}: nothing yet" if title else "nothing yet"))
         return
+    columns = {str(name): _texts([row.get(name) for row in rows]) for name in rows[0]}
+    room = stdout.width if stdout.is_terminal else _WIDE
+    left_out = _leave_out(columns, spare, room) if stdout.is_terminal else []
+    widths = _widths(columns, room)
     table = Table(title=title or None, title_justify="left", header_style="bold")
-    for name in rows[0]:
-        numeric = isinstance(rows[0][name], int | float)
-        table.add_column(Text(str(name)), justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
-    # A table must be read whole, also where no terminal tells its width.
-    width = None if stdout.is_terminal else 200
-    Console(highlight=False, width=width).print(table)
+    for name, cells in columns.items():
+        figures = _are_figures(cells)
+        justify: Literal["left", "right"] = "right" if figures else "left"
+        width = widths[name]
+        table.add_column(Text(name), justify=justify, width=width, no_wrap=figures, overflow="fold")
+    for row_cells in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, row_cells))
+    # What does not fit is for the terminal to break: rich would cut it.
+    Console(highlight=False, width=max(room, _framed(widths))).print(table)
+    if left_out:
+        stdout.print(Text(f"left out for want of room: {', '.join(left_out)}; {whole}"))
+
+
+def _leave_out(columns: dict[str, list[str]], spare: Sequence[str], room: int) -> list[str]:
+    """Take spare columns and intervals away until a table has room; return their names."""
+    left_out: list[str] = []
+    for name in spare:
+        if _framed({column: _least(column, cells) for column, cells in columns.items()}) <= room:
+            break
+        column = name.removeprefix(INTERVAL)
+        if column not in columns:
+            continue
+        figures = [cell.partition(" [")[0] for cell in columns[column]]
+        if name == column:
+            del columns[column]
+            left_out = [one for one in left_out if one != INTERVAL + name]
+        elif figures != columns[column]:
+            columns[column] = figures
+        else:
+            continue
+        left_out.append(name)
+    return left_out
+
+
+def _widths(columns: Mapping[str, list[str]], room: int) -> dict[str, int]:
+    """Return each column's width: that of its content, but words are wrapped to find room."""
+    widths = {
+        name: max(cell_len(line) for text in (name, *cells) for line in [*text.splitlines(), ""])
+        for name, cells in columns.items()
+    }
+    least = {name: _least(name, cells) for name, cells in columns.items()}
+    while _framed(widths) > room:
+        loose = [name for name in widths if widths[name] > least[name]]
+        if not loose:
+            break
+        widths[max(loose, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _least(name: str, cells: Sequence[str]) -> int:
+    """Return the width below which a column would be cut."""
+    if _are_figures(cells):
+        return max(cell_len(text) for text in (name, *cells))
+    words = [word for text in (name, *cells) for word in text.split()]
+    return min(_WORD, max(map(cell_len, words)))
+
+
+def _framed(widths: Mapping[str, int]) -> int:
+    """Return the width of a table: a blank on both sides of a column, lines between and around."""
+    return sum(widths.values()) + 3 * len(widths) + 1
+
+
+def _are_figures(cells: Sequence[str]) -> bool:
+    return all(_FIGURES.fullmatch(cell) for cell in cells)
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    """Return a column's cells; rates get the same number of digits, so that they line up."""
+    floats = [value for value in values if isinstance(value, float)]
+    rates = all(abs(value) <= 1 for value in floats)
+    if not rates or all(value.is_integer() for value in floats):
+        return [_cell(value) for value in values]
+    return [f"{value:.4f}" if isinstance(value, float) else _cell(value) for value in values]
 
 
 def give_rows(
@@ -56,6 +152,7 @@ def give_rows(
     as_json: bool,
     csv: str | None,
     parquet: Path | None,
+    spare: Sequence[str] = (),
 ) -> None:
     """Give rows out as `--json`, `--csv` and `--parquet` ask; else show some of them as a table.
 
@@ -66,6 +163,7 @@ def give_rows(
         as_json: print the rows as JSON, and nothing else.
         csv: write them here; `-` prints them, and nothing else. A list becomes JSON in its cell.
         parquet: write them here; a file that is there is replaced.
+        spare: as for `print_table`.
 
     Raises:
         UserError: JSON and CSV both want standard output, or a file cannot be written.
@@ -83,21 +181,27 @@ def give_rows(
     if as_json:
         print_json(rows)
     elif csv != "-":
-        print_table(shown, title)
+        print_table(shown, title, spare)
 
 
 def ranged(row: Mapping[str, Any], name: str, sign: bool = False) -> str:
-    """Return a rate or a mean with its interval as one cell: `0.106 [0.096, 0.117]`."""
-    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    """Return a rate or a mean as a cell, with its interval if any: `0.1060 [0.0960, 0.1170]`.
+
+    Tokens have one digit after the point, so that figures of a column line up.
+    """
+    value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
     if value is None:
         return "–"
-    text = _number(value)
-    text = f"+{text}" if sign and value > 0 else text
-    return text if low is None else f"{text} [{_number(low)}, {_number(high)}]"
+    digits = 1 if "tokens" in name else 4
+    text = f"{value:{'+' if sign and value > 0 else ''}.{digits}f}"
+    return text if low is None or high is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.4f}"
+def probability(p: float | None) -> str:
+    """Return a p-value as a cell; none is 0."""
+    if p is None:
+        return "–"
+    return f"{p:.4f}" if p >= 0.0001 else "<.0001"
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], flat: bool = False) -> pl.DataFrame:

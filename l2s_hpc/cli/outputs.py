@@ -17,10 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from l2s_hpc.cli.cluster import JSON
+from l2s_hpc.cli.imports import said_warnings
 from l2s_hpc.cli.output import CSV, PARQUET, give_rows, print_json, stdout
 
 if TYPE_CHECKING:
     from l2s_hpc.analysis.outputs import Answer, Shown
+    from l2s_hpc.analysis.run import Run
 
 RUN = Annotated[Path, typer.Argument(help="A run directory.")]
 CANDIDATE = "An id or its beginning, a pick (knee) or a reference (average, slow)."
@@ -61,7 +63,8 @@ def show(
     """Show an answer whole, with prompt, extraction and verdict, and the parents' beside it."""
     from l2s_hpc import open_run
 
-    found = open_run(folder).show(candidate, item, on, sample)
+    with said_warnings():
+        found = open_run(folder).show(candidate, item, on, sample)
     if as_json:
         print_json(as_dict(found))
     else:
@@ -83,13 +86,21 @@ def diff(
     """List the items of which exactly one of two candidates is right."""
     from l2s_hpc import open_run
     from l2s_hpc.analysis.names import resolve, usual_evaluation
+    from l2s_hpc.errors import UserError
 
-    run = open_run(folder)
-    on = on or usual_evaluation(run, [resolve(run, a), resolve(run, b)])
+    with said_warnings():
+        run = open_run(folder)
+    pair = [resolve(run, a), resolve(run, b)]
+    if pair[0] == pair[1]:
+        raise UserError(f"{a} and {b} are one candidate, {pair[0]}", hint="name two", path=folder)
+    on = on or usual_evaluation(run, pair)
     rows = run.diff(a, b, on, benchmark).to_dicts()
     won = sum(row["right"] == "a" for row in rows)
     what = f"only {a} right on {won}, only {b} on {len(rows) - won}"
     shown = [_difference(row, a, b) for row in rows]
+    if not rows:
+        count = _compared(run, pair, on, benchmark)
+        shown = [{"right": f"they do not differ in any of {count} items"}]
     give_rows(rows, shown, visible(f"'{on}': {what}"), as_json, csv, parquet)
     if rows and not as_json and csv != "-":
         hint = f"l2s show {folder} {a} {rows[0]['number']} --split {on}"
@@ -225,6 +236,15 @@ def _difference(row: dict[str, Any], a: str, b: str) -> dict[str, Any]:
         f"{a} tokens": row["a_tokens"],
         f"{b} tokens": row["b_tokens"],
     }
+
+
+def _compared(run: Run, pair: Sequence[str], on: str, benchmark: str | None) -> int:
+    """Return how many items two candidates were compared on."""
+    from l2s_hpc.analysis.names import items_of
+
+    lacked = {name for candidate in pair for name in run.info.lacks.get(candidate, ())}
+    found = items_of(run, on)
+    return sum(i.benchmark not in lacked and benchmark in (None, i.benchmark) for i in found)
 
 
 def _short(text: str | None) -> str | None:

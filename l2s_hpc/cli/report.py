@@ -50,8 +50,8 @@ def report(
     if len(folders) > 1:
         _several(folders, out, svg, png, as_json)
         return
-    opened = open_run(folders[0])
     with said_warnings():
+        opened = open_run(folders[0])
         made = Report(opened)
         path = made.write(out or RunPaths(folders[0]).report)
         pictures = _pictures(made.figures, svg, png)

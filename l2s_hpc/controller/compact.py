@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import socket
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -86,7 +88,7 @@ def compact(
         for group in index.closed:
             _foresee(index, group, found)
         return found
-    with _claim(paths):
+    with claim(paths, "compacting the run"):
         remove_stale_temporaries(folder)
         for group in index.closed:
             tell(_name(group))
@@ -100,6 +102,49 @@ def compact(
     files, size = _count(folder)
     found.files, found.sizes = (found.files[0], files), (found.sizes[0], size)
     return found
+
+
+@contextmanager
+def claim(paths: RunPaths, doing: str) -> Iterator[None]:
+    """Keep others from writing joined tables; the claim of a dead process of this host is void.
+
+    Args:
+        paths: the run.
+        doing: what others are told that this process does.
+
+    Raises:
+        UserError: another process has the claim.
+    """
+    path, pid = paths.compacting, os.getpid()
+    mine = {"host": socket.gethostname(), "pid": pid, "process": process_start(pid), "doing": doing}
+    while not create_json(path, mine):
+        try:
+            other = read_json(path)
+        except FileNotFoundError:
+            continue
+        ours = other["host"] == mine["host"]
+        if not ours or process_start(other["pid"]) == other["process"]:
+            raise UserError(
+                f"process {other['pid']} on {other['host']} is {other.get('doing', doing)}",
+                hint="wait for it; if it is gone, remove this file",
+                path=path,
+            )
+        _void(path, other)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _void(path: Path, stale: dict[str, Any]) -> None:
+    """Remove a stale claim, and no other that has taken its place in the meantime."""
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        if read_json(aside) != stale:  # another was faster, and this is its own
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(aside)
+        aside.unlink()
 
 
 def rejoin(
@@ -171,12 +216,19 @@ class _Index:
             folders += self.paths.batch_logs(batch)
         return [folder for folder in folders if folder.exists()]
 
-    def doubled(self, group: Group) -> set[Path]:
-        """Return the files of accepted attempts whose content the joined tables hold."""
+    def doubled(self, group: Group, texts: Collection[str]) -> set[Path]:
+        """Return the files of accepted attempts whose content the joined tables hold.
+
+        Args:
+            group: the generation.
+            texts: candidates whose outputs are joined; chunks hold texts as well.
+        """
         found: set[Path] = set()
         for accepted in self.accepted.get(group, ()):
             attempt = self.paths.attempt(*_where(accepted), accepted.attempt)
-            found |= {attempt.scores, attempt.outputs, attempt.receipt, *attempt.chunk_tables()}
+            found |= {attempt.scores, attempt.receipt}
+            if accepted.candidate in texts:
+                found |= {attempt.outputs, *attempt.chunk_tables()}
         return found
 
     def _under_way(self, group: Group) -> str:
@@ -203,7 +255,8 @@ def _compact(index: _Index, group: Group) -> None:
     for grader in paths.graders():
         grades = [s for a in accepted if (s := _grades(paths, tables, grader, a)) is not None]
         join(paths, paths.grades_kind(grader), *group, grades)
-    archive(paths, *group, index.written_by_nodes(group), index.doubled(group))
+    doubled = index.doubled(group, {source.candidate for source in outputs})
+    archive(paths, *group, index.written_by_nodes(group), doubled)
 
 
 def _scores(paths: RunPaths, tables: Tables, accepted: Accepted) -> Source:
@@ -286,30 +339,6 @@ def _foresee(index: _Index, group: Group, found: Compaction) -> None:
     if nodes or any(source.files for source in sources):
         found.generations += 1
         found.tables += len(accepted)
-
-
-@contextmanager
-def _claim(paths: RunPaths) -> Iterator[None]:
-    """Keep other compactions away; the claim of a process of this host that is gone is void."""
-    path, pid = paths.compacting, os.getpid()
-    mine = {"host": socket.gethostname(), "pid": pid, "process": process_start(pid)}
-    while not create_json(path, mine):
-        try:
-            other = read_json(path)
-        except FileNotFoundError:
-            continue
-        ours = other.get("host") == mine["host"]
-        if not ours or process_start(other["pid"]) == other["process"]:
-            raise UserError(
-                f"process {other['pid']} on {other['host']} is compacting the run",
-                hint="wait for it; if it is gone, remove this file",
-                path=path,
-            )
-        path.unlink(missing_ok=True)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _name(group: Group) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from l2s_hpc.controller.compact import Group, rejoin
+from l2s_hpc.controller.compact import Group, claim, rejoin
 from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Evaluation, GradeReceipt, Receipt
 from l2s_hpc.store.files import link_durably, move_to_quarantine, quarantined, read_json
@@ -28,14 +28,14 @@ class Damage:
     Attributes:
         path: the file.
         message: what is wrong.
-        accepted: whose table or texts are lost; None: nobody's.
+        accepted: those whose tables or texts are lost.
         joined: the generation whose joined tables have to be written anew.
         spare: files on which no score rests.
     """
 
     path: Path
     message: str
-    accepted: Accepted | None = None
+    accepted: tuple[Accepted, ...] = ()
     joined: Group | None = None
     spare: tuple[Path, ...] = ()
 
@@ -62,7 +62,7 @@ def verify(folder: Path) -> tuple[int, list[Damage]]:
     for accepted in sorted(state.accepted.values(), key=lambda a: (a.evaluation, a.generation)):
         check.table(accepted, info.lacks.get(accepted.candidate, ()))
         check.grades(accepted)
-    return len(state.accepted), [*check.found, *_strangers(paths, state)]
+    return len(state.accepted), [*check.found, *check.losses(), *_strangers(paths, state)]
 
 
 def quarantine(folder: Path, damage: list[Damage]) -> int:
@@ -71,12 +71,24 @@ def quarantine(folder: Path, damage: list[Damage]) -> int:
     What is sound in a damaged file of joined tables is written anew, and counts on. Damaged joined
     verdicts of a grader stay where they are: what `l2s grade` makes again is read instead.
 
+    Args:
+        folder: the run directory.
+        damage: what `verify` has found; what is sound by now is left alone.
+
     Returns:
         The number of candidates that were reopened.
+
+    Raises:
+        UserError: another process compacts the run, or moves damage out of the way.
     """
     paths = RunPaths(folder)
+    with claim(paths, "moving damaged tables of the run to quarantine"):
+        return _quarantine(paths, damage)
+
+
+def _quarantine(paths: RunPaths, damage: Sequence[Damage]) -> int:
     journal = Journal(paths.journal)
-    reopened = {d.accepted for d in damage if d.accepted is not None}
+    reopened = _still_lost(paths, {accepted for d in damage for accepted in d.accepted})
     groups = [d.joined for d in damage if d.joined is not None]
     groups += [_group(_where(accepted)) for accepted in reopened]
     files = {d.path for d in damage}
@@ -90,13 +102,12 @@ def quarantine(folder: Path, damage: list[Damage]) -> int:
         for path in (paths.scores(*where), paths.outputs(*where), paths.receipt(*where)):
             move_to_quarantine(path, paths.quarantine)
         move_to_quarantine(paths.attempt(*where, accepted.attempt).folder, paths.quarantine)
-        reason = next(d.message for d in damage if d.accepted == accepted)
         events.append(
             {
                 "event": "quarantined",
                 "evaluation": accepted.evaluation,
                 "candidate": accepted.candidate,
-                "reason": reason,
+                "reason": reopened[accepted],
             }
         )
     while events:
@@ -104,6 +115,17 @@ def quarantine(folder: Path, damage: list[Damage]) -> int:
         if journal.append(events):
             break
     return len(events)
+
+
+def _still_lost(paths: RunPaths, found: Collection[Accepted]) -> dict[Accepted, str]:
+    """Return whose tables are damaged, and why; others had time to join or to mend them."""
+    state, _ = read_state(paths)
+    lacks = read_run(paths.folder).lacks
+    check = _Check(paths)
+    for accepted in found:
+        if state.accepted.get((accepted.evaluation, accepted.candidate)) == accepted:
+            check.table(accepted, lacks.get(accepted.candidate, ()))
+    return {accepted: message for accepted, (_, message) in check.lost.items()}
 
 
 def _mend(paths: RunPaths, group: Group, lost: Collection[str], damaged: Collection[Path]) -> None:
@@ -124,10 +146,16 @@ def _mend(paths: RunPaths, group: Group, lost: Collection[str], damaged: Collect
 
 
 class _Check:
-    """Checks the tables of a run one after another, a file of joined tables once."""
+    """Checks the tables of a run one after another, a file of joined tables once.
+
+    Attributes:
+        found: damage that by itself costs no table.
+        lost: whose tables or texts are lost, in which file and why.
+    """
 
     def __init__(self, paths: RunPaths) -> None:
         self.found: list[Damage] = []
+        self.lost: dict[Accepted, tuple[Path, str]] = {}
         self._paths = paths
         self._tables = Tables(paths)
         self._damaged: dict[Path, bool] = {}
@@ -145,9 +173,22 @@ class _Check:
             self._scores(where, place, receipt, lacks)
             self._outputs(where, receipt)
         except OSError as error:
-            self._note(Path(str(error.filename)), "missing or unreadable", accepted)
+            self.lost[accepted] = Path(str(error.filename)), "missing or unreadable"
         except DamageError as error:
-            self._note(Path(str(error.path)), error.message, accepted)
+            self.lost[accepted] = Path(str(error.path)), error.message
+
+    def losses(self) -> Iterator[Damage]:
+        """Yield what costs tables: once for each file and what is wrong with it."""
+        together: dict[tuple[Path, str], list[Accepted]] = {}
+        for accepted, said in self.lost.items():
+            together.setdefault(said, []).append(accepted)
+        for (path, message), lost in together.items():
+            if self._paths.is_joined(path):
+                names = ", ".join(accepted.candidate for accepted in lost)
+                text = f"{message.rstrip('.')}: lost are the rows of {names}"
+                yield Damage(path, text, tuple(lost), _group(_where(lost[0])))
+            else:
+                yield Damage(path, message, tuple(lost))
 
     def grades(self, accepted: Accepted) -> None:
         """Check the verdicts of every grader on an accepted candidate's outputs.
@@ -189,10 +230,6 @@ class _Check:
             text = f"{message}; `l2s grade` makes verdicts of the present grader again"
             self.found.append(Damage(path, text, spare=files if path in files else ()))
 
-    def _note(self, path: Path, message: str, accepted: Accepted) -> None:
-        joined = _group(_where(accepted)) if self._paths.is_joined(path) else None
-        self.found.append(Damage(path, message, accepted, joined))
-
     def _scores(self, where: Where, place: Place, receipt: Receipt, lacks: Collection[str]) -> None:
         if place.table is None:
             table = self._tables.verified_scores(where, receipt)
@@ -224,7 +261,7 @@ class _Check:
                 self._damaged[place.path] = False
             except DamageError as error:
                 self._damaged[place.path] = True
-                self.found.append(Damage(place.path, error.message, None, _group(where)))
+                self.found.append(Damage(place.path, error.message, joined=_group(where)))
         return self._damaged[place.path]
 
     def _expected(self, evaluation: str) -> frozenset[tuple[str, str]]:

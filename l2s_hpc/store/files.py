@@ -131,20 +131,37 @@ def remove_stale_temporaries(folder: Path) -> None:
     ours = re.compile(rf"\.{re.escape(_HOST)}\.(\d+)\.[0-9a-f]+\.tmp")
     for path in folder.rglob(".*.tmp"):
         match = ours.fullmatch(path.name)
-        if match and not Path(f"/proc/{match[1]}").exists():
+        if match and not process_start(int(match[1])):
             path.unlink(missing_ok=True)
 
 
 def process_start(pid: int) -> str:
-    """Return the kernel's start time of a process of this host, or nothing if there is none."""
+    """Return the kernel's start time of a process of this host, or nothing if there is none.
+
+    Where the kernel shows no processes as files (macOS) it is the word `alive` for each of them.
+    """
+    if not (_PROCESSES / "self").exists():
+        return "alive" if _alive(pid) else ""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        text = (_PROCESSES / str(pid) / "stat").read_text(encoding="utf-8")
     except OSError:
         return ""
     return text.rpartition(")")[2].split()[19]
 
 
 _HOST = socket.gethostname()
+_PROCESSES = Path("/proc")
+
+
+def _alive(pid: int) -> bool:
+    """Ask the kernel whether there is a process, which it says of other users' too."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 @contextmanager

@@ -21,8 +21,11 @@ from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.scores import GRADES, KEY, OUTPUTS, SCORES, content_sha256, rows_sha256
 from l2s_hpc.store.tables import JoinedTable, Manifest, Tables, places, read_manifest
 
-_GROUP_ROWS = 1 << 19
-"""Rows of scores in a row group, whole candidates: they share one dictionary of items."""
+_GROUP_TABLES = 8
+"""Candidates in a row group: they share dictionaries and pages, and a flipped bit costs them all.
+
+More of them take fewer bytes: what all have in common, ids of items and seeds, is in each group.
+"""
 
 _PAGE_BYTES = 4 << 20
 _PAGE_ROWS = 1 << 20
@@ -149,7 +152,7 @@ def _stream(path: Path, kind: str, sources: Iterable[Source]) -> Iterator[Joined
             first += table.num_rows
             group.append(table)
             # Full texts are long, and one candidate's are asked for: a row group each.
-            if kind == "outputs" or sum(part.num_rows for part in group) >= _GROUP_ROWS:
+            if kind == "outputs" or len(group) == _GROUP_TABLES:
                 _flush(writer, group)
         _flush(writer, group)
 

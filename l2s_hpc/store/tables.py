@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 Where = tuple[str, int, str]
 """(evaluation, generation, candidate)"""
 
+MENDED_BY = {
+    "search": "`l2s run`",
+    "evaluate": "`l2s evaluate`",
+    "import": "the same `l2s import` command",
+}
+"""By a run's purpose, what makes tables anew that are in quarantine."""
+
 Stamp = tuple[int, int, int]
 """Size, time of the last change and inode of a file: what tells it from a later one."""
 

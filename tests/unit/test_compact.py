@@ -16,11 +16,13 @@ from typer.testing import CliRunner
 
 from l2s_hpc import open_run
 from l2s_hpc.cli.main import app
-from l2s_hpc.controller.compact import compact
+from l2s_hpc.controller.compact import _void as void
+from l2s_hpc.controller.compact import claim, compact
 from l2s_hpc.controller.regrade import regrade
 from l2s_hpc.controller.verify import quarantine, verify
 from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.evaluation.grading import GRADER
+from l2s_hpc.store import files
 from l2s_hpc.store.files import process_start, read_json, write_json
 from l2s_hpc.store.layout import RunPaths
 from l2s_hpc.store.tables import Manifest, Tables, read_manifest
@@ -168,6 +170,21 @@ def test_logs_of_nodes_are_in_an_archive(run: Path) -> None:
     assert not [name for name in inside if name.endswith("scores.parquet")]
 
 
+def test_texts_that_are_joined_nowhere_are_in_the_archive(run: Path) -> None:
+    import tarfile
+
+    shutil.rmtree(run / "outputs")
+    texts = sorted((run / "attempts" / "search" / "0000").rglob("outputs.parquet"))
+    inside = {str(path.relative_to(run)): path.read_bytes() for path in texts}
+    assert inside
+    compact(run)
+    with tarfile.open(run / "attempts" / "search" / "0000-1.tar.gz") as archive:
+        for name, content in inside.items():
+            kept = archive.extractfile(name)
+            assert kept is not None and kept.read() == content
+        assert not [name for name in archive.getnames() if name.endswith("scores.parquet")]
+
+
 def test_a_generation_under_way_stays(tmp_path: Path) -> None:
     small = SmallRun(tmp_path / "run")
     small.search(1)
@@ -274,6 +291,7 @@ def test_two_compactions_at_once_are_refused(run: Path) -> None:
     claim = RunPaths(run).compacting
     host = os.uname().nodename
     me = {"host": host, "pid": os.getpid(), "process": process_start(os.getpid())}
+    me["doing"] = "compacting the run"
     write_json(claim, me)
     with pytest.raises(UserError, match=f"process {os.getpid()} on {host} is compacting the run"):
         compact(run)
@@ -282,7 +300,62 @@ def test_two_compactions_at_once_are_refused(run: Path) -> None:
         compact(run)
     write_json(claim, me | {"process": "1"})
     assert compact(run).generations == groups(run)
-    assert not claim.exists()
+    assert not list(run.glob("compacting*"))
+
+
+def test_damage_is_not_moved_while_a_compaction_runs(run: Path) -> None:
+    compact(run)
+    flip(parts(run)[0], 4)
+    _, damage = verify(run)
+    before = sorted(run.rglob("*"))
+    with claim(RunPaths(run), "compacting the run"):
+        told = CliRunner().invoke(app, ["verify", str(run), "--quarantine"])
+        assert isinstance(told.exception, UserError)
+        assert f"process {os.getpid()} on" in told.exception.message
+    assert sorted(run.rglob("*")) == before
+    quarantine(run, damage)
+    assert verify(run)[1] == [] and not list(run.glob("compacting*"))
+
+
+def test_a_fresh_claim_that_took_a_stale_ones_place_stays(tmp_path: Path) -> None:
+    claimed = RunPaths(tmp_path).compacting
+    write_json(claimed, {"pid": 2})
+    void(claimed, {"pid": 1})
+    assert read_json(claimed) == {"pid": 2}
+    void(claimed, {"pid": 2})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_joined_between_verify_and_quarantine_is_left_alone(run: Path) -> None:
+    table = min((run / "scores" / "search" / "0000").glob("*.parquet"))
+    away = table.rename(run / "away")
+    accepted, damage = verify(run)
+    assert [d.path for d in damage] == [table]
+    away.rename(table)
+    assert quarantine(run, damage) == 0
+    assert verify(run) == (accepted, [])
+    table.unlink()
+    _, damage = verify(run)
+    assert [quarantine(run, damage) for _ in range(2)] == [1, 0]
+
+
+def test_the_claim_of_a_dead_process_is_void_where_no_proc_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_PROCESSES", tmp_path / "none")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        me = {"host": os.uname().nodename, "pid": other.pid, "process": process_start(other.pid)}
+        write_json(RunPaths(tmp_path).compacting, me)
+        temporary = tmp_path / f".{os.uname().nodename}.{other.pid}.0a.tmp"
+        temporary.touch()
+        files.remove_stale_temporaries(tmp_path)
+        assert temporary.exists()
+        with pytest.raises(UserError, match=f"process {other.pid}"), claim(RunPaths(tmp_path), "x"):
+            pass
+        other.kill()
+    with claim(RunPaths(tmp_path), "x"):
+        files.remove_stale_temporaries(tmp_path)
+        assert not temporary.exists()
 
 
 @pytest.mark.parametrize("kind", ["scores", "outputs", GRADES])
@@ -321,10 +394,18 @@ def test_damaged_rows_are_evaluated_again_and_the_others_stay(
     item = pq.read_metadata(parts(run)[0]).row_group(0).column(6)
     flip(parts(run)[0], item.dictionary_page_offset + item.total_compressed_size - 3)
     accepted, damage = verify(run)
+    lost = [d for d in damage if d.accepted]
+    assert len(lost) == 1 and {d.path for d in damage} == {parts(run)[0]}
+    for candidate in (a.candidate for a in lost[0].accepted):
+        assert candidate in lost[0].message
     reopened = quarantine(run, damage)
-    assert reopened >= 1
+    assert reopened == len(lost[0].accepted) >= 1
     left = verify(run)
     assert left == (accepted - reopened, [])
+    said = f"{reopened} tables are in quarantine and not evaluated again yet"
+    with pytest.warns(UserWarning, match=f"{said}.*`l2s run`"):
+        open_run(run)
+    assert f"l2s: {said}" in CliRunner().invoke(app, ["ntr", str(run)]).stderr
     mini.run(run, *SETTINGS)
     assert outcome(run) == outcome(finished)
     assert not compact(run).damage
@@ -338,7 +419,7 @@ def test_a_file_whose_rows_are_sound_is_written_anew(run: Path) -> None:
     # The name of the library that wrote it, in the footer: no row depends on it.
     path.write_bytes(content.replace(b"parquet-cpp-arrow", b"parquet-cpp-Arrow"))
     accepted, damage = verify(run)
-    assert [(d.path, d.accepted) for d in damage] == [(path, None)]
+    assert [(d.path, d.accepted) for d in damage] == [(path, ())]
     assert quarantine(run, damage) == 0
     assert verify(run) == (accepted, [])
     assert len(list((run / "quarantine").iterdir())) == 1

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from l2s_hpc import Run, open_run
 from l2s_hpc.cli.main import app
+from l2s_hpc.cli.output import probability
 from l2s_hpc.errors import L2SError, UserError
 from l2s_hpc.measures.intervals import Interval, holm, mcnemar, wilson
 from l2s_hpc.measures.paired import difference_interval, mean_of_estimates
@@ -102,6 +103,27 @@ def test_the_noise_of_twins_stands_beside_every_difference(tmp_path: Path) -> No
     assert found["all"]["tokens_noise"] == pytest.approx(6 * np.sqrt(3) / 12)
     assert found["all"]["ntr_noise"] > 0
 
+    code, out, _ = l2s("compare", tmp_path / "run", "slow", "knee")
+    assert "noise twins: sd of a difference on 12 items: accuracy 0.1443, tokens 0.87, NTR" in out
+    code, out, _ = l2s("ntr", tmp_path / "run")
+    assert code == 0
+    assert "once more, on the items of 'selection'" in out and "noise twin of parent.slow" in out
+    assert "noise twin" not in l2s("ntr", tmp_path / "run", "--json")[1]
+    assert "noise twin" not in l2s("ntr", tmp_path / "run", "--parents", "fast")[1]
+
+
+def test_no_flip_is_said_as_such(tmp_path: Path) -> None:
+    small = complete(tmp_path / "run")
+    small.evaluate("noise", "slow")
+    out = l2s("compare", tmp_path / "run", "slow", "knee")[1]
+    assert out.endswith("noise twins: no flip in the answers of 1 to 12 items\n")
+
+
+def test_a_small_p_is_not_0() -> None:
+    assert [probability(p) for p in (None, 0.0, 9e-5, 1e-4, 1.0)] == [
+        "–", "<.0001", "<.0001", "0.0001", "1.0000",
+    ]  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("a", "b", "evaluation", "message"),
@@ -176,7 +198,7 @@ def test_the_command_gives_the_same_rows_in_every_form(finished: SmallRun, tmp_p
     assert code == 0
     assert pl.read_parquet(files[0]).to_dicts() == rows
     assert pl.read_csv(files[1])["benchmark"].to_list() == [row["benchmark"] for row in rows]
-    assert "Holm-adjusted" in out
+    assert "b less a = parent.slow" in out and "Holm-adjusted" in out
     assert "-0.3333 [" in out
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,38 @@ def front(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
+def terminal(width: int, *words: str) -> str:
+    """Return what a command prints to a terminal of so many columns, without colours."""
+    command = [sys.executable, "-m", "l2s_hpc.cli.main", *words]
+    there = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": str(width)}
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | there
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=300, env=environment
+    )
+    return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("verb", ["front", "ntr", "compare"])
+def test_a_narrow_terminal_cuts_no_figure_and_no_id(folder: Path, verb: str, width: int) -> None:
+    words = ["slow", IDS["good"], "knee"] if verb == "compare" else []
+    out = terminal(width, verb, str(folder), *words)
+    assert "…" not in out
+    frame = [line for line in out.splitlines() if line and line[0] in "┏┃┡│└"]
+    assert frame and max(map(len, frame)) <= width
+    assert re.search(r"0\.\d{4} \[-?0\.\d{4}, 0\.\d{4}\] ", out), "the first interval stays"
+    told = re.search("left out for want of room: (.*); --json has all", out)
+    assert (told is not None) == (width == 80 or verb != "ntr")
+    if told is not None:
+        headers = re.split(r"\s*[┃]\s*", frame[1])
+        assert not {*told[1].split(", ")} & {*headers}
+    assert "knee" in out and (verb == "front") == (IDS["short"] in out), "a pick has a name"
+
+
+def test_a_measure_that_was_asked_for_stays(folder: Path) -> None:
+    assert "ptr" in terminal(80, "front", str(folder), "--on", "ptr,ntr").splitlines()[2]
+
+
 def test_the_table_says_what_its_intervals_mean_and_who_chose(folder: Path) -> None:
     done = front(folder)
     assert done.returncode == 0, done.stderr
@@ -31,7 +65,8 @@ def test_the_table_says_what_its_intervals_mean_and_who_chose(folder: Path) -> N
     assert "hold for all 2 rows and their measures at once" in words
     assert "resampling the 12 items of 'report' within benchmarks" in words
     assert "Other items chose the front; the report split was looked at once." in words
-    assert "front_tokens" in words and "parent.slow" in words
+    assert "truncation" in words and "undecided" not in words, "all are decided"
+    assert "reference" in words and "29.7%" in words and "parent.slow" in words
     assert "Optimistic: the same items chose" in front(folder, "--split", "selection").stdout
 
 
@@ -62,6 +97,8 @@ def test_the_shortest_within_some_points_and_the_best_within_a_budget(folder: Pa
         (["--on", "tokns"], "unknown measure 'tokns'\n  Hint: did you mean 'tokens'?"),
         (["--of", "fast"], "--of goes with --shortest-within or --at-most"),
         (["--at-most", "9", "--on", "ntr"], "give one of --on, --shortest-within and --at-most"),
+        (["--at-most", "nan"], "a budget is a number of tokens from 0, not nan"),
+        (["--shortest-within", "200"], "--shortest-within takes points from 0 to 100, not 200"),
         (["--at-most", "3"], "no candidate spends at most 3 tokens on 'selection'"),
     ],
 )

@@ -54,6 +54,20 @@ def test_the_promised_columns_come_first(folder: Path) -> None:
     assert code == 0
     assert {tuple(row) for row in json.loads(out)} == {TRANSFER_KEYS}
     assert TRANSFER_KEYS[: len(PROMISED)] == PROMISED
+    (row,) = (
+        row
+        for row in json.loads(out)
+        if (row["candidate"], row["benchmark"]) == (IDS["slow"], "all")
+    )
+    assert (row["n"], row["solved"], row["u"]) == (12, 11, pytest.approx(11 / 12))
+
+
+def test_commas_divide_what_is_left_out(folder: Path) -> None:
+    code, _, err = l2s("ntr", folder, "--without", "alpha, gamma")
+    assert code == 2 and "'gamma'" in err and "'alpha" not in err
+    for verb in (["ntr"], ["front"], ["compare", "--against", "slow"]):
+        code, out, _ = l2s(verb[0], folder, *verb[1:], "--without", "alpha,", "--json")
+        assert code == 0 and {row["n"] for row in json.loads(out)} == {4}
 
 
 def test_transfer_by_level_keeps_the_identity(run: Run) -> None:

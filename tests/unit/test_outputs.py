@@ -191,12 +191,33 @@ def test_diff_lists_the_items_of_which_one_of_two_is_right(run: Path) -> None:
     code, out = l2s("diff", run, "TA/01", "slow")
     assert "only TA/01 right on 2, only slow on 2" in out
     assert "l2s show" in out
-    assert l2s("diff", run, "slow", "slow", "--json") == (0, "[]\n")
+    code, text = l2s("diff", run, "slow", "R1")
+    assert code == 2 and "slow and R1 are one candidate, R1" in text
     code, out = l2s("diff", run, "TA/01", "slow", "--csv", "-", "--parquet", run / "rows.parquet")
     assert code == 0
     assert out.splitlines()[0] == ",".join(DIFFERENCE)
     assert len(out.splitlines()) == 5
     assert pl.read_parquet(run / "rows.parquet").to_dicts() == rows
+
+
+def test_diff_says_on_how_many_items_two_do_not_differ(tmp_path: Path) -> None:
+    source, run = tmp_path / "theirs", tmp_path / "run"
+    for model in ("A", "B"):
+        for benchmark in ("alpha", "beta"):
+            rows = [row(n, gold, gold, f"{gold} in {benchmark}?") for n, gold in enumerate(GOLDS)]
+            write_outputs(source, model, benchmark, rows)
+    import_run(source, run)
+    code, out = l2s("diff", run, "A", "B")
+    assert code == 0 and "they do not differ in any of 8 items" in out
+    assert "any of 4 items" in l2s("diff", run, "A", "B", "--benchmark", "beta")[1]
+    assert l2s("diff", run, "A", "B", "--json") == (0, "[]\n")
+
+
+def test_a_damaged_import_is_mended_by_the_same_import(run: Path) -> None:
+    table = min((run / "scores").rglob("*.parquet"))
+    table.write_bytes(table.read_bytes()[:-1] + b"?")
+    with pytest.raises(DamageError, match="then the same `l2s import` command makes it again"):
+        open_run(run).measures("imported")
 
 
 def test_the_number_of_diff_names_the_same_item_in_show(run: Path) -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from bench.analysis_run import Size, make_run
 from l2s_hpc import open_run
-from l2s_hpc.controller.verify import verify
+from l2s_hpc.controller.compact import compact
+from l2s_hpc.controller.verify import quarantine, verify
 from l2s_hpc.errors import DamageError
 from l2s_hpc.store.files import read_json, sha256_file, write_json
 from l2s_hpc.store.layout import RunPaths
-from l2s_hpc.store.scores import content_sha256, read_table, rows_sha256
+from l2s_hpc.store.scores import SCORES, content_sha256, read_table, rows_sha256
 from l2s_hpc.store.tables import Manifest, Tables, read_manifest
 
 
@@ -68,6 +69,28 @@ def test_a_flipped_byte_is_left_out_and_said_where_that_is_asked_for(run: Path) 
     flip(path, 0.5)
     with pytest.warns(UserWarning, match=path.stem):
         assert len(open_run(run, strict=False).measures("search")) == 199
+
+
+def test_a_flipped_bit_of_joined_tables_costs_the_candidates_of_a_row_group(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run, Size(candidates=23, items=50, samples=1))
+    before = open_run(run).measures("search")
+    assert not compact(run).damage
+    (part,) = tables(run)
+    file = pq.ParquetFile(part)
+    assert [file.metadata.row_group(n).num_rows for n in range(3)] == [400, 400, 350]
+    hit = file.read_row_group(1, columns=["candidate"]).column(0).unique().to_pylist()
+    tokens = file.metadata.row_group(1).column(SCORES.get_field_index("n_output_tokens"))
+    content = bytearray(part.read_bytes())
+    content[tokens.data_page_offset + tokens.total_compressed_size - 1] ^= 1
+    part.write_bytes(content)
+    _, damage = verify(run)
+    assert [sorted(a.candidate for a in d.accepted) for d in damage] == [[], sorted(hit)]
+    assert quarantine(run, damage) == len(hit) == 8
+    assert verify(run) == (15, [])
+    with pytest.warns(UserWarning, match="8 tables are in quarantine"):
+        left = open_run(run).measures("search")
+    assert left == {c: row for c, row in before.items() if c not in hit}
 
 
 def test_a_table_that_changes_while_a_run_is_open_is_found(run: Path) -> None:

@@ -173,7 +173,7 @@ class TestAttainment:
         rows = by_name(run.attainment("report"))
         slow, fast, average = (rows[name] for name in ("slow", "fast", "average"))
         assert slow["front_tokens"] == 71.0
-        assert slow["tokens_saved"] == pytest.approx(1 - 71 / 101)
+        assert slow["share_saved"] == pytest.approx(1 - 71 / 101)
         assert (slow["front_accuracy"], slow["accuracy_gained"]) == (10 / 12, 0.0)
         assert (fast["front_tokens"], fast["front_accuracy"]) == (26.0, None)
         assert average["front_tokens"] == 71.0 and average["front_accuracy"] == 6 / 12
