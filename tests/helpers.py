@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from l2s_hpc.config import ModelSource, SearchConfig, load_job
+from l2s_hpc.evaluation.benchmarks import load_all
 from l2s_hpc.evaluation.splits import splits
 from l2s_hpc.recipes.genes import space
 from l2s_hpc.recipes.models import Model
@@ -64,7 +65,8 @@ def recipe_of(
 
 def toy_items(count: int) -> tuple[Item, ...]:
     """Return the first search items of the toy job, of its benchmarks in turn."""
-    found = splits(load_job(ROOT / "jobs" / "toy.toml"), {})["search"]
+    job = load_job(ROOT / "jobs" / "toy.toml")
+    found = splits(job, load_all(job.benchmarks, {}))["search"]
     names = dict.fromkeys(item.benchmark for item in found)
     rows = zip(*([i for i in found if i.benchmark == name] for name in names), strict=True)
     return tuple(item for row in rows for item in row)[:count]
