@@ -80,8 +80,7 @@ def _figure(
         "undecided": (verdicts.undecided[rows], ones),
     }
     if transfer is not None:
-        known["ntr"] = (transfer.lost, ones * transfer.solved)
-        known["ptr"] = (transfer.gained, ones * (1 - transfer.solved))
+        known |= {rate: (hit, ones * base) for rate, (hit, base) in transfer.rates.items()}
     if kind not in known or (part == "macro" and kind not in _OF_ALL):
         return None
     numerator, denominator = known[kind]

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2s_hpc.analysis.names import check_table, resolve, usual_evaluation
+from l2s_hpc.analysis.transfer import mean_ends
 from l2s_hpc.analysis.verdicts import Verdicts, read_verdicts
 from l2s_hpc.errors import UserError
-from l2s_hpc.measures.intervals import Interval, holm, mcnemar, mean_interval
+from l2s_hpc.measures.intervals import Interval, holm, mcnemar
 from l2s_hpc.measures.paired import difference_interval, mean_of_estimates
 from l2s_hpc.measures.transfer import Shares
 
@@ -117,12 +118,7 @@ def _part(
     row |= _pair("accuracy", right.mean(axis=1))
     row |= _ends("difference", row, "accuracy", difference_interval(right[1:] - right[0], strata))
     row |= _pair("tokens", tokens.mean(axis=1))
-    ends = Interval(nothing.copy(), nothing.copy())
-    known = np.isfinite(tokens[1:] - tokens[0]).all(axis=1)
-    if known.any():
-        drawn = mean_interval((tokens[1:] - tokens[0])[known], strata)
-        ends.low[known], ends.high[known] = drawn.low, drawn.high
-    row |= _ends("tokens_difference", row, "tokens", ends)
+    row |= _ends("tokens_difference", row, "tokens", mean_ends(tokens[1:] - tokens[0], strata))
     solved = chosen if transfer is None else chosen & (transfer.solved > 0)
     if transfer is None or not solved.any():
         row |= {f"ntr_{end}": nothing for end in ("a", "b")}

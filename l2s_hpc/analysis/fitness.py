@@ -134,9 +134,8 @@ def _transfer_rates(
         return [dict(nothing) for _ in range(candidates)]
     between, starts = shares(parents, merged), np.searchsorted(benchmarks, names)
     found: list[Measures] = [{} for _ in range(candidates)]
-    of_solved = (("ntr", between.lost, between.solved), ("ptr", between.gained, 1 - between.solved))
-    for rate, hit, base in of_solved:
-        hits, bases = (np.add.reduceat(part, starts, axis=-1) for part in (hit, base))
+    for rate, sides in between.rates.items():
+        hits, bases = (np.add.reduceat(side, starts, axis=-1) for side in sides)
         totals = np.array([bases.sum(), *bases])
         counts = np.column_stack([hits.sum(axis=1), hits])
         rates = np.full(counts.shape, np.nan)

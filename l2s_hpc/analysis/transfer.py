@@ -177,13 +177,13 @@ def _part(
     }
     if full:
         row |= _ends("accuracy", rate_interval(right, np.ones(strata.size), strata))
-        row |= _ends("tokens", _mean_ends(tokens, strata))
+        row |= _ends("tokens", mean_ends(tokens, strata))
     if transfer is None:
         return row | _no_transfer(len(wanted))
     solved = transfer.solved[chosen]
     total = float(solved.sum())
     row |= {"solved": int(total) if total.is_integer() else total, "u": total / solved.size}
-    for name, hit, base in _rates(transfer):
+    for name, (hit, base) in transfer.rates.items():
         hit, base = hit[:, chosen], base[chosen]
         rate = _ratio(hit.sum(axis=1), np.full(len(hit), base.sum()))
         row |= {name: rate, **_ends(name, rate_interval(hit, base, strata))}
@@ -208,20 +208,12 @@ def _macro(
         row |= _ends("accuracy", _macro_interval(right, np.ones(right.shape[1]), parts))
         # The mean over benchmarks is the mean over items of tokens that are weighted by benchmark.
         weight = sum(part * (part.size / (len(parts) * part.sum())) for part in parts)
-        row |= _ends("tokens", _mean_ends(verdicts.tokens[wanted] * weight, verdicts.benchmarks))
+        row |= _ends("tokens", mean_ends(verdicts.tokens[wanted] * weight, verdicts.benchmarks))
     if transfer is None:
         return row | _no_transfer(len(wanted))
-    for name, hit, base in _rates(transfer):
+    for name, (hit, base) in transfer.rates.items():
         row |= _ends(name, _macro_interval(hit, base, parts))
     return row
-
-
-def _rates(transfer: Shares) -> tuple[tuple[str, NDArray[Any], NDArray[Any]], ...]:
-    """Return the name, the numerator and the denominator of each transfer rate, item by item."""
-    return (
-        ("ntr", transfer.lost, transfer.solved),
-        ("ptr", transfer.gained, 1 - transfer.solved),
-    )
 
 
 def _macro_interval(
@@ -233,7 +225,7 @@ def _macro_interval(
     return macro_interval(np.minimum(counts, totals), totals)
 
 
-def _mean_ends(values: NDArray[np.float64], strata: NDArray[np.str_]) -> Interval:
+def mean_ends(values: NDArray[np.float64], strata: NDArray[np.str_]) -> Interval:
     """Return the interval of each candidate's mean; NaN where one of its values is unknown."""
     known = np.isfinite(values).all(axis=1)
     low, high = np.full(len(values), np.nan), np.full(len(values), np.nan)

@@ -104,6 +104,11 @@ class Shares:
     lost: Floats
     gained: Floats
 
+    @property
+    def rates(self) -> dict[str, tuple[Floats, Floats]]:
+        """Numerator `[candidates, items]` and denominator `[items]` of NTR and PTR, by name."""
+        return {"ntr": (self.lost, self.solved), "ptr": (self.gained, 1 - self.solved)}
+
 
 def shares(parents: NDArray[Any], merged: NDArray[Any]) -> Shares:
     """Compare merges with their parents on each item, by one sample or several.
