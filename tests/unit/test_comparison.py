@@ -13,14 +13,13 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from l2s_hpc import Run, open_run
-from l2s_hpc.cli.main import app
 from l2s_hpc.cli.output import probability
-from l2s_hpc.errors import L2SError, UserError
+from l2s_hpc.errors import UserError
 from l2s_hpc.measures.intervals import Interval, holm, mcnemar, wilson
 from l2s_hpc.measures.paired import difference_interval, mean_of_estimates
+from tests.command import l2s
 
 from .test_analysis_builder import IDS, Rows, SmallRun, complete
 
@@ -34,14 +33,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
 @pytest.fixture
 def run(finished: SmallRun) -> Run:
     return open_run(finished.paths.folder)
-
-
-def l2s(*arguments: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(done.exception, L2SError):  # as `main` does
-        return done.exception.exit_code, done.stdout, str(done.exception)
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.stdout, done.stderr
 
 
 def at(rows: Rows, b: str, benchmark: str = "all") -> dict[str, Any]:

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from l2s_hpc import open_run
 from l2s_hpc.analysis.report import write_report
-from l2s_hpc.cli.main import app
 from l2s_hpc.controller.import_run import Import, import_run
 from l2s_hpc.controller.verify import verify
 from l2s_hpc.errors import DamageError, IncompleteError, L2SError, UserError
@@ -23,6 +21,7 @@ from l2s_hpc.evaluation import qwen
 from l2s_hpc.evaluation.imports import items_of_files
 from l2s_hpc.store.layout import RunPaths, file_name
 from l2s_hpc.store.run import read_run
+from tests.command import l2s
 from tests.foreign import STEM, found_upstream, pt, row, write_outputs, write_scores
 
 SLOW, FAST, MERGED = [1, 1, 0, 1, 0], [0, 1, 0, 0, 1], [1, 0, 1, 1, 0]
@@ -43,14 +42,6 @@ def source(tmp_path: Path) -> Path:
 
 
 PARENTS = {"slow": "R1/1.5B", "fast": "MATH/1.5B"}
-
-
-def l2s(*arguments: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(done.exception, L2SError):  # as `main` does
-        return done.exception.exit_code, done.stdout, str(done.exception)
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.stdout, done.stderr
 
 
 def pooled(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
