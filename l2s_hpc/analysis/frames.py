@@ -17,9 +17,9 @@ from l2s_hpc.analysis.answers import UNDECIDED, Block, Gathering, Reader, ScoreT
 from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.files import sha256_file
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.layout import RunPaths, Where
 from l2s_hpc.store.state import Accepted, RunState
-from l2s_hpc.store.tables import MENDED_BY, JoinedTable, Place, Stamp, Tables, Where, stamp_of
+from l2s_hpc.store.tables import MENDED_BY, JoinedTable, Place, Stamp, Tables, stamp_of
 
 __all__ = ["UNDECIDED", "Frames", "ScoreTensor"]
 
@@ -94,7 +94,7 @@ class Frames:
         Raises:
             DamageError: it is missing or not a receipt.
         """
-        return self._tables.receipt(_where(self._accepted[evaluation, candidate]))
+        return self._tables.receipt(self._accepted[evaluation, candidate].where)
 
     def scan(
         self, evaluation: str | None = None, candidates: Collection[str] | None = None
@@ -193,7 +193,7 @@ class Frames:
         singles: list[tuple[Path, Accepted]] = []
         joined: dict[Path, list[tuple[JoinedTable, Accepted]]] = {}
         for entry in entries:
-            place = self._tables.scores(_where(entry))
+            place = self._tables.scores(entry.where)
             if place.table is None:
                 singles.append((place.path, entry))
             else:
@@ -224,7 +224,7 @@ class Frames:
         places: dict[Path, list[tuple[Accepted, Place]]] = {}
         for entry in entries:
             try:
-                place = self._tables.scores(_where(entry))
+                place = self._tables.scores(entry.where)
             except DamageError as error:
                 self._leave_out(error)
                 continue
@@ -234,42 +234,43 @@ class Frames:
         for damage in filter(None, errors):
             self._leave_out(damage)
         pairs = zip(places.values(), errors, strict=True)
-        sound = {_where(entry) for found, damage in pairs if damage is None for entry, _ in found}
-        return [entry for entry in entries if _where(entry) in sound]
+        sound = {entry.where for found, damage in pairs if damage is None for entry, _ in found}
+        return [entry for entry in entries if entry.where in sound]
 
     def _checked(self, tables: Sequence[tuple[Accepted, Place]]) -> DamageError | None:
         """Check a file, and that it holds tables which were accepted."""
         path = tables[0][1].path
         try:
             stamp = stamp_of(path)
-            fresh = [pair for pair in tables if self._verified.get(_where(pair[0])) != stamp]
-            for entry, place in fresh:
-                self._check(entry, place)
+            fresh = [pair for pair in tables if self._verified.get(pair[0].where) != stamp]
+            receipts = [self._check(entry, place) for entry, place in fresh]
             if fresh and self._hashed.get(path) != stamp:
-                self._hash(*fresh[0])
+                self._hash(*fresh[0], receipts[0])
                 self._hashed[path] = stamp
-            self._verified |= {_where(entry): stamp for entry, _ in fresh}
+            self._verified |= {entry.where: stamp for entry, _ in fresh}
         except FileNotFoundError:
             return DamageError("an accepted score table is missing", path=path)
         except DamageError as error:
             return error
         return None
 
-    def _check(self, entry: Accepted, place: Place) -> None:
-        receipt = self._tables.receipt(_where(entry))
+    def _check(self, entry: Accepted, place: Place) -> Receipt:
+        """Return a table's receipt, which is the accepted one."""
+        receipt = self._tables.receipt(entry.where)
         if receipt.content_sha256 != entry.content_sha256:
             raise DamageError("its receipt is not the one that was accepted", path=place.path)
         # The journal's count stands apart from the receipt and from the manifest.
         if place.table is not None and place.table.rows != entry.rows:
             text = f"{place.table.rows} rows, {entry.rows} were accepted"
             raise DamageError(text, path=place.path)
+        return receipt
 
-    def _hash(self, entry: Accepted, place: Place) -> None:
+    def _hash(self, entry: Accepted, place: Place, receipt: Receipt) -> None:
         """Compare a file with what was written down of it, by sha256 and by the rows it has."""
         if place.manifest is not None:
             expected, rows = place.manifest.file_sha256, place.manifest.rows
         else:
-            expected, rows = self._tables.receipt(_where(entry)).file_sha256, entry.rows
+            expected, rows = receipt.file_sha256, entry.rows
         if sha256_file(place.path) != expected:
             raise DamageError(
                 f"the sha256 differs from the {'manifest' if place.manifest else 'receipt'}'s",
@@ -305,10 +306,6 @@ class _Batch:
 
     rows: pl.LazyFrame
     tables: list[tuple[str, int]]
-
-
-def _where(entry: Accepted) -> Where:
-    return entry.evaluation, entry.generation, entry.candidate
 
 
 def _scanned(files: list[Path]) -> pl.LazyFrame:

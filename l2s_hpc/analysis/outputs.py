@@ -25,8 +25,8 @@ from l2s_hpc.analysis.names import (
 from l2s_hpc.errors import DamageError, L2SError, UserError, did_you_mean
 from l2s_hpc.records import Evaluation, Item, Receipt
 from l2s_hpc.store.files import sha256_file
-from l2s_hpc.store.layout import RunPaths
-from l2s_hpc.store.tables import Tables, Where
+from l2s_hpc.store.layout import RunPaths, Where
+from l2s_hpc.store.tables import Tables
 
 if TYPE_CHECKING:
     from l2s_hpc.analysis.frames import Frames
@@ -96,7 +96,7 @@ def outputs(run: Run, candidate: str, evaluation: str | None) -> pl.LazyFrame:
     candidate = resolve(run, candidate)
     evaluation = evaluation or usual_evaluation(run, [candidate])
     check_table(run, candidate, evaluation)
-    tables, where = Tables(RunPaths(run.folder)), _where(run, evaluation, candidate)
+    tables, where = Tables(RunPaths(run.folder)), run.state.accepted[evaluation, candidate].where
     receipt = tables.receipt(where)
     if problem := _why_missing(tables, where, receipt):
         raise UserError(
@@ -212,7 +212,7 @@ def _answer(run: Run, tables: Tables, scores: Row, grader: Grader) -> Answer:
     from l2s_hpc.evaluation.extraction import extract
 
     candidate = scores["candidate"]
-    where = _where(run, scores["evaluation"], candidate)
+    where = run.state.accepted[scores["evaluation"], candidate].where
     receipt = tables.receipt(where)
     missing, text, found = _why_missing(tables, where, receipt), None, None
     if not missing:
@@ -298,10 +298,6 @@ def _judged(frames: Frames, candidate: str, evaluation: str, name: str) -> pl.Da
     own = [pl.col(column).alias(f"{name}_{new}") for new, column in columns.items()]
     rows = frames.scan(evaluation, [candidate]).filter(pl.col("sample") == 0)
     return rows.select("benchmark", "item", "gradable", "gold", *own).collect()
-
-
-def _where(run: Run, evaluation: str, candidate: str) -> Where:
-    return evaluation, run.state.accepted[evaluation, candidate].generation, candidate
 
 
 def _why_missing(tables: Tables, where: Where, receipt: Receipt) -> str:

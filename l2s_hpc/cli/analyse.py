@@ -99,7 +99,7 @@ def ntr(
     named = split_names([parents])
     left = split_names(without)
     with said_warnings():
-        run = _checked(open_run(folder), on)
+        run = checked(open_run(folder), on)
         rows = run.ntr(on, named or None, by, left)
     group = [by] if by in ("level", "subject") else []
     against = ", ".join(named) if named else "the parents"
@@ -167,7 +167,7 @@ def compare(
     from l2s_hpc.analysis.candidates import short_name
 
     with said_warnings():
-        run = _checked(open_run(folder), on)
+        run = checked(open_run(folder), on)
         a, b = _compared(run, candidates or [], against, on)
         rows = run.compare(a, b, on, split_names(without))
     shown = [
@@ -222,7 +222,8 @@ def split_names(texts: Sequence[str] | None) -> list[str]:
     return [name.strip() for text in texts or () for name in text.split(",") if name.strip()]
 
 
-def _checked(run: Run, evaluation: str | None) -> Run:
+def checked(run: Run, evaluation: str | None) -> Run:
+    """Return the run, if it has the evaluation that is named; `UserError` if not."""
     from l2s_hpc.errors import UserError, did_you_mean
 
     if evaluation is not None and evaluation not in run.evaluations:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from l2s_hpc.cli.analyse import split_names
+from l2s_hpc.cli.analyse import checked, split_names
 from l2s_hpc.cli.cluster import JSON
 from l2s_hpc.cli.imports import WITHOUT, said_warnings
 from l2s_hpc.cli.output import (
@@ -21,7 +21,7 @@ from l2s_hpc.cli.output import (
     ranged,
     stdout,
 )
-from l2s_hpc.errors import UserError, did_you_mean
+from l2s_hpc.errors import UserError
 
 if TYPE_CHECKING:
     from l2s_hpc.analysis.run import Run
@@ -104,7 +104,8 @@ def front(
     if of is not None and not bounded:
         raise UserError("--of goes with --shortest-within or --at-most")
     with said_warnings():
-        run = _checked(open_run(folder), split, names)
+        run = checked(open_run(folder), split)
+        _refuse_evaluations(run, names)
         if bounded:
             row = _bounded(run, shortest_within, at_most, of, split, left)
             give_rows([row], _told(row), row["bound"], as_json, csv, parquet)
@@ -148,16 +149,12 @@ def reference_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
     ]
 
 
-def _checked(run: Run, split: str | None, names: Sequence[str]) -> Run:
-    if split is not None and split not in run.evaluations:
-        known = run.evaluations or ["(none yet)"]
-        raise UserError(f"no evaluation '{split}'", hint=did_you_mean(split, known))
+def _refuse_evaluations(run: Run, names: Sequence[str]) -> None:
     for name in names:
         if name in run.evaluations:
             raise UserError(
                 f"--on names measures, and '{name}' is an evaluation", hint=f"--split {name}"
             )
-    return run
 
 
 def _bounded(

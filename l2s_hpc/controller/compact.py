@@ -26,14 +26,11 @@ from l2s_hpc.store.files import (
     sha256_file,
 )
 from l2s_hpc.store.joining import Source, join
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.layout import Group, RunPaths, Where
 from l2s_hpc.store.run import read_run
 from l2s_hpc.store.scores import GRADES, OUTPUTS, read_table, verify_outputs, verify_table
 from l2s_hpc.store.state import Accepted, AttemptState, RunState, read_state
-from l2s_hpc.store.tables import Place, Tables, Where
-
-Group = tuple[str, int]
-"""(evaluation, generation)"""
+from l2s_hpc.store.tables import Place, Tables
 
 
 @dataclass
@@ -165,7 +162,7 @@ def rejoin(
     tables = Tables(paths)
     sources = []
     for accepted in _Index(paths, state).accepted.get(group, ()):
-        where = _where(accepted)
+        where = accepted.where
         place = tables.scores(where) if kind == "scores" else tables.outputs(where)
         if place.table is not None and accepted.candidate not in without:
             read = partial(_salvage, tables, kind, where, place)
@@ -192,8 +189,7 @@ class _Index:
             self.attempts.setdefault(group, []).append(attempt)
             self.groups_of.setdefault(attempt.batch, []).append(group)
         for accepted in sorted(state.accepted.values(), key=lambda a: a.candidate):
-            group = (accepted.evaluation, accepted.generation)
-            self.accepted.setdefault(group, []).append(accepted)
+            self.accepted.setdefault(accepted.group, []).append(accepted)
         self.waiting = {
             group: reason
             for group in dict.fromkeys([*self.attempts, *self.accepted])
@@ -225,7 +221,7 @@ class _Index:
         """
         found: set[Path] = set()
         for accepted in self.accepted.get(group, ()):
-            attempt = self.paths.attempt(*_where(accepted), accepted.attempt)
+            attempt = self.paths.attempt(*accepted.where, accepted.attempt)
             found |= {attempt.scores, attempt.receipt}
             if accepted.candidate in texts:
                 found |= {attempt.outputs, *attempt.chunk_tables()}
@@ -260,7 +256,7 @@ def _compact(index: _Index, group: Group) -> None:
 
 
 def _scores(paths: RunPaths, tables: Tables, accepted: Accepted) -> Source:
-    where = _where(accepted)
+    where = accepted.where
     own = (paths.scores(*where), paths.receipt(*where))
     there = tuple(path for path in own if path.exists())
     place = tables.scores(where)
@@ -280,7 +276,7 @@ def _scores(paths: RunPaths, tables: Tables, accepted: Accepted) -> Source:
 
 def _outputs(paths: RunPaths, tables: Tables, accepted: Accepted) -> Source | None:
     """Return the full texts of a candidate; None if there are none, or they were dropped."""
-    where = _where(accepted)
+    where = accepted.where
     receipt, own = tables.receipt(where), paths.outputs(*where)
     there = (own,) if own.exists() else ()
     said = {"file_sha256": receipt.outputs_sha256}
@@ -301,7 +297,7 @@ def _outputs(paths: RunPaths, tables: Tables, accepted: Accepted) -> Source | No
 
 def _grades(paths: RunPaths, tables: Tables, grader: str, accepted: Accepted) -> Source | None:
     """Return a grader's verdicts on a candidate; what is no whole pair of files stays alone."""
-    where = _where(accepted)
+    where = accepted.where
     place = tables.grades(grader, where)
     if place.table is not None:
         tables.check_file(place)
@@ -315,10 +311,6 @@ def _grades(paths: RunPaths, tables: Tables, grader: str, accepted: Accepted) ->
         return None
     own = (place.path, place.path.with_suffix(".json"))
     return Source(accepted.candidate, partial(read_table, own[0], GRADES), said, False, own)
-
-
-def _where(accepted: Accepted) -> Where:
-    return accepted.evaluation, accepted.generation, accepted.candidate
 
 
 def _foresee(index: _Index, group: Group, found: Compaction) -> None:

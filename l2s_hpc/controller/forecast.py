@@ -134,9 +134,9 @@ def _receipts(folder: Path) -> list[Receipt]:
         return []
     state, _ = read_state(paths)
     tables, found = Tables(paths), []
-    for a in state.accepted.values():
+    for accepted in state.accepted.values():
         with contextlib.suppress(DamageError):
-            found.append(tables.receipt((a.evaluation, a.generation, a.candidate)))
+            found.append(tables.receipt(accepted.where))
     return [receipt for receipt in found if receipt.rows and receipt.seconds]
 
 

@@ -24,11 +24,11 @@ from l2s_hpc.evaluation.grading import GRADER, Grader
 from l2s_hpc.evaluation.verdicts import VerdictCache, cache_folder
 from l2s_hpc.records import DECIDED, Evaluation, GradeReceipt, Item, Output, Receipt
 from l2s_hpc.store.files import read_json, write_json
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.layout import RunPaths, Where
 from l2s_hpc.store.run import RunInfo, read_run
 from l2s_hpc.store.scores import GRADES, write_table
 from l2s_hpc.store.state import Accepted, read_state
-from l2s_hpc.store.tables import Tables, Where
+from l2s_hpc.store.tables import Tables
 
 Row = dict[str, Any]
 Key = tuple[str, str, int]
@@ -103,7 +103,7 @@ def _regrade(
     tell: Callable[[str], None],
 ) -> None:
     """Grade one candidate's outputs unless that is done, and add the comparison."""
-    where = (accepted.evaluation, accepted.generation, accepted.candidate)
+    where = accepted.where
     receipt = tables.receipt(where)
     if receipt.content_sha256 != accepted.content_sha256:
         path = tables.scores(where).path
@@ -148,7 +148,7 @@ def _make(
 ) -> list[Row]:
     """Judge the texts of a candidate and keep the verdicts; the receipt comes last."""
     began = time.monotonic()
-    where = (accepted.evaluation, accepted.generation, accepted.candidate)
+    where = accepted.where
     outputs = _outputs(tables.verified_outputs(where, receipt))
     items = _items(paths, accepted.evaluation)
     asked = [items[output.benchmark, output.item] for output in outputs]

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from l2s_hpc.controller.compact import Group, claim, rejoin
+from l2s_hpc.controller.compact import claim, rejoin
 from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Evaluation, GradeReceipt, Receipt
 from l2s_hpc.store.files import link_durably, move_to_quarantine, quarantined, read_json
 from l2s_hpc.store.journal import Journal
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.layout import Group, RunPaths, Where
 from l2s_hpc.store.run import read_run
 from l2s_hpc.store.scores import OUTPUTS, verify_outputs
 from l2s_hpc.store.state import Accepted, RunState, read_state
-from l2s_hpc.store.tables import Place, Tables, Where
+from l2s_hpc.store.tables import Place, Tables
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ def _quarantine(paths: RunPaths, damage: Sequence[Damage]) -> int:
     journal = Journal(paths.journal)
     reopened = _still_lost(paths, {accepted for d in damage for accepted in d.accepted})
     groups = [d.joined for d in damage if d.joined is not None]
-    groups += [_group(_where(accepted)) for accepted in reopened]
+    groups += [accepted.group for accepted in reopened]
     files = {d.path for d in damage}
     for group in dict.fromkeys(groups):
-        _mend(paths, group, {a.candidate for a in reopened if _group(_where(a)) == group}, files)
+        _mend(paths, group, {a.candidate for a in reopened if a.group == group}, files)
     for path in dict.fromkeys(path for d in damage for path in d.spare):
         move_to_quarantine(path, paths.quarantine)
     events = []
     for accepted in sorted(reopened, key=lambda a: (a.evaluation, a.candidate)):
-        where = _where(accepted)
+        where = accepted.where
         for path in (paths.scores(*where), paths.outputs(*where), paths.receipt(*where)):
             move_to_quarantine(path, paths.quarantine)
         move_to_quarantine(paths.attempt(*where, accepted.attempt).folder, paths.quarantine)
@@ -164,7 +164,7 @@ class _Check:
 
     def table(self, accepted: Accepted, lacks: Collection[str]) -> None:
         """Check an accepted table, its receipt and its outputs."""
-        where = _where(accepted)
+        where = accepted.where
         try:
             receipt = self._tables.receipt(where)
             place = self._tables.scores(where)
@@ -186,7 +186,7 @@ class _Check:
             if self._paths.is_joined(path):
                 names = ", ".join(accepted.candidate for accepted in lost)
                 text = f"{message.rstrip('.')}: lost are the rows of {names}"
-                yield Damage(path, text, tuple(lost), _group(_where(lost[0])))
+                yield Damage(path, text, tuple(lost), lost[0].group)
             else:
                 yield Damage(path, message, tuple(lost))
 
@@ -195,7 +195,7 @@ class _Check:
 
         No score rests on them: they reopen nothing.
         """
-        where = _where(accepted)
+        where = accepted.where
         for grader in self._paths.graders():
             own = self._paths.grades(grader, *where)
             files = (own, own.with_suffix(".json"))
@@ -261,7 +261,7 @@ class _Check:
                 self._damaged[place.path] = False
             except DamageError as error:
                 self._damaged[place.path] = True
-                self.found.append(Damage(place.path, error.message, joined=_group(where)))
+                self.found.append(Damage(place.path, error.message, joined=where[:2]))
         return self._damaged[place.path]
 
     def _expected(self, evaluation: str) -> frozenset[tuple[str, str]]:
@@ -273,19 +273,11 @@ class _Check:
         return self._items[evaluation]
 
 
-def _where(accepted: Accepted) -> Where:
-    return accepted.evaluation, accepted.generation, accepted.candidate
-
-
-def _group(where: Where) -> Group:
-    return where[0], where[1]
-
-
 def _strangers(paths: RunPaths, state: RunState) -> Iterator[Damage]:
     tables = Tables(paths)
     known: set[Path] = set()
     for accepted in state.accepted.values():
-        where = _where(accepted)
+        where = accepted.where
         known.add(paths.scores(*where))
         # A damaged manifest is said of its candidates.
         with contextlib.suppress(DamageError):

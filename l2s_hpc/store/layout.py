@@ -10,6 +10,12 @@ from urllib.parse import quote, unquote
 
 from l2s_hpc.errors import UserError
 
+Group = tuple[str, int]
+"""(evaluation, generation): whose tables lie together."""
+
+Where = tuple[str, int, str]
+"""(evaluation, generation, candidate): whose table it is."""
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -35,7 +35,7 @@ from typing import Any
 
 from l2s_hpc.errors import DamageError
 from l2s_hpc.store.journal import Entry, Event, Journal
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.layout import Group, RunPaths, Where
 
 Genome = tuple[float, ...]
 Key = tuple[str, str]
@@ -126,6 +126,16 @@ class Accepted:
     attempt: int
     content_sha256: str
     rows: int
+
+    @property
+    def where(self) -> Where:
+        """What its table, receipt and outputs are found by."""
+        return self.evaluation, self.generation, self.candidate
+
+    @property
+    def group(self) -> Group:
+        """The generation whose tables `l2s compact` joins with it."""
+        return self.evaluation, self.generation
 
 
 @dataclass

@@ -18,15 +18,12 @@ from pydantic import ValidationError
 from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Receipt, Record
 from l2s_hpc.store.files import read_json, sha256_file
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.layout import RunPaths, Where
 
 if TYPE_CHECKING:
     # Opening a run loads no pyarrow: what reads tables with it imports it then.
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-Where = tuple[str, int, str]
-"""(evaluation, generation, candidate)"""
 
 MENDED_BY = {
     "search": "`l2s run`",
