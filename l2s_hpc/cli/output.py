@@ -138,11 +138,15 @@ def _are_figures(cells: Sequence[str]) -> bool:
 
 def _texts(values: Sequence[Any]) -> list[str]:
     """Return a column's cells; rates get the same number of digits, so that they line up."""
+    cells = [_cell(value) for value in values]
     floats = [value for value in values if isinstance(value, float)]
-    rates = all(abs(value) <= 1 for value in floats)
-    if not rates or all(value.is_integer() for value in floats):
-        return [_cell(value) for value in values]
-    return [f"{value:.4f}" if isinstance(value, float) else _cell(value) for value in values]
+    if any(abs(value) > 1 for value in floats):
+        return cells
+    digits = max((len(_cell(value).partition(".")[2]) for value in floats), default=0)
+    return [
+        f"{value:.{digits}f}" if isinstance(value, float) else cell
+        for value, cell in zip(values, cells, strict=True)
+    ]
 
 
 def give_rows(

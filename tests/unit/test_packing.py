@@ -189,6 +189,6 @@ def test_plan_prints_both_numbers_side_by_side(
     assert "Candidates per task: what a generation takes" in printed
     rows = [re.findall(r"[\w.]+", line) for line in printed.splitlines() if "│" in line]
     # Four candidates, two GPUs: two waves of 90 s, or one of 120 s.
-    assert ["site", "1", "4", "3", "0.667", "0.1", "1.5", "True"] in rows
-    assert ["proposed", "2", "2", "2", "0.5", "0.067", "2", "True"] in rows
+    assert ["site", "1", "4", "3", "0.667", "0.100", "1.5", "True"] in rows
+    assert ["proposed", "2", "2", "2", "0.500", "0.067", "2", "True"] in rows
     assert 'engine                     scripted (site.engine = "scripted")' in printed
