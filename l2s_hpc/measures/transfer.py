@@ -139,9 +139,14 @@ def shares(parents: NDArray[Any], merged: NDArray[Any]) -> Shares:
     if samples == 1:
         once, y = solved[0].astype(np.float64), right[0].astype(np.float64)
         return Shares(solved=once, right=y, lost=once * (1 - y), gained=(1 - once) * y)
-    by_some, by_merge = solved.sum(axis=0), right.sum(axis=0)
-    together = sum((o & y).astype(np.int64) for o, y in zip(solved, right, strict=True))
-    both = by_some * by_merge - together  # pairs of different samples; whole numbers, so exact
+    # Whole numbers up to samples², so exact; as few bytes as hold them, for there are many.
+    counts = np.min_scalar_type(-(samples**2))
+    by_some = solved.sum(axis=0, dtype=counts)
+    by_merge = right.sum(axis=0, dtype=counts)
+    together = np.zeros_like(by_merge)
+    for o, y in zip(solved, right, strict=True):
+        together += o & y
+    both = by_some * by_merge - together  # pairs of different samples
     pairs = samples * (samples - 1)
     return Shares(
         solved=by_some / samples,
