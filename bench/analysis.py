@@ -11,6 +11,7 @@ Markdown tables, and the slope of the growth between the two largest runs (1 = l
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -36,6 +37,7 @@ SIZES = {
 BARS = {"fitness": "2 s", "ntr": "10 s"}
 PARTS = ("open", "fitness", "ntr", "front", "tensor")
 RIVALS = ("duckdb fitness", "duckdb ntr", "torch fitness", "torch ntr")
+NEEDS = {"duckdb": ["duckdb"], "torch": ["torch", "pandas", "pyarrow.parquet"]}
 DRAWS = 1000
 
 
@@ -160,6 +162,8 @@ def _prepared(name: str, run: Path) -> Callable[[], Any]:
         from bench import analysis_others
 
         kind, _, what = name.partition(" ")
+        for module in NEEDS[kind]:
+            importlib.import_module(module)
         rival: Callable[..., Any] = getattr(analysis_others, f"{kind}_{what}")
         return lambda: rival(run, DRAWS)
     if name == "compact":
@@ -167,6 +171,7 @@ def _prepared(name: str, run: Path) -> Callable[[], Any]:
 
         return lambda: compact(run)
     import l2s_hpc.analysis.report
+    import l2s_hpc.store.scores  # loaded by what reads a table
     from l2s_hpc import open_run
 
     parts: dict[str, Callable[[], Any]] = {

@@ -217,17 +217,17 @@ def _transfer(
         names = [f"{rate}{end}" for rate in ("ntr", "ptr") for end in ("", "_low", "_high")]
         return dict.fromkeys(["solved", "u", *names, "delta_ntr"])
     first, second = transfers
-    solved, strata = second.solved[part], benchmarks[part]
-    lost, gained = second.lost[row, part], second.gained[row, part]
+    solved = second.solved[part]
     found: Row = {"solved": float(solved.sum()), "u": float(solved.mean())}
-    for name, hit, base in (("ntr", lost, solved), ("ptr", gained, 1 - solved)):
-        interval = rate_interval(hit, base, strata)
+    for name, sides in second.rates.items():
+        hit, base = sides[0][row, part], sides[1][part]
+        interval = rate_interval(hit, base, benchmarks[part])
         found |= {
             name: float(hit.sum() / base.sum()) if base.any() else None,
             f"{name}_low": _known(interval.low),
             f"{name}_high": _known(interval.high),
         }
-    moved = (lost - first.lost[row, part]).sum()
+    moved = (second.lost[row, part] - first.lost[row, part]).sum()
     return found | {"delta_ntr": float(moved / solved.sum()) if solved.any() else None}
 
 

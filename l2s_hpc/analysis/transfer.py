@@ -16,7 +16,13 @@ from l2s_hpc.analysis.items import groups_of
 from l2s_hpc.analysis.names import resolve
 from l2s_hpc.analysis.verdicts import Verdicts, read_verdicts
 from l2s_hpc.errors import UserError
-from l2s_hpc.measures.intervals import Interval, macro_interval, mean_interval, rate_interval
+from l2s_hpc.measures.intervals import (
+    Interval,
+    macro_interval,
+    mean_interval,
+    rate_interval,
+    transfer_intervals,
+)
 from l2s_hpc.measures.transfer import Shares
 
 if TYPE_CHECKING:
@@ -33,7 +39,8 @@ parents have no table, or what an import could not know."""
 
 TRANSFER_KEYS = (
     "candidate", "benchmark", "n", "accuracy", "ntr", "ntr_low", "ntr_high", "ptr", "ptr_low",
-    "ptr_high", "label", "solved", "u", "n_gradable", "accuracy_gradable", "undecided",
+    "ptr_high", "label", "accuracy_low", "accuracy_high", "solved", "u", "n_gradable",
+    "accuracy_gradable", "undecided",
 )  # fmt: skip
 """The columns of `l2s ntr`: those that are promised, then those that explain them."""
 
@@ -60,7 +67,7 @@ def ntr_rows(
         warnings.warn(_no_parents(run, evaluation), stacklevel=3)
     keys = list(TRANSFER_KEYS)
     if by in (None, "benchmark"):
-        rows = transfer_rows(frames, evaluation, known, chosen, full=False)
+        rows = transfer_rows(frames, evaluation, known, chosen, lengths=False)
     else:
         groups = groups_of(run, evaluation, str(by))
         rows = grouped_rows(frames, evaluation, known, chosen, groups, str(by))
@@ -74,7 +81,7 @@ def transfer_rows(
     evaluation: str,
     candidates: Sequence[str],
     parents: Mapping[str, str],
-    full: bool = True,
+    lengths: bool = True,
 ) -> list[Row]:
     """Return the rows of candidates in an evaluation: per candidate `all`, `macro`, benchmarks.
 
@@ -86,7 +93,7 @@ def transfer_rows(
         evaluation: its name.
         candidates: candidate ids, all with a table there.
         parents: the parents' candidate ids by name; none gives rows without transfer rates.
-        full: with the intervals of accuracy and tokens, which take as long as those of transfer.
+        lengths: with the intervals of tokens, which take as long as those of all rates.
 
     Raises:
         DamageError: a table is damaged, or a candidate lacks items of its parents.
@@ -97,9 +104,9 @@ def transfer_rows(
     names = sorted(set(verdicts.benchmarks.tolist()))
     parts = {"all": np.ones(len(verdicts.items), dtype=np.bool_)}
     parts |= {name: verdicts.benchmarks == name for name in names}
-    found = {name: _part(verdicts, wanted, transfer, part, full) for name, part in parts.items()}
+    found = {name: _part(verdicts, wanted, transfer, part, lengths) for name, part in parts.items()}
     each = {name: parts[name] for name in names}
-    found["macro"] = _macro(verdicts, wanted, transfer, each, found, full)
+    found["macro"] = _macro(verdicts, wanted, transfer, each, found, lengths)
     plain = {name: _plain(columns) for name, columns in found.items()}
     return [
         {"candidate": candidate, "benchmark": name, **_at(plain[name], index)}
@@ -137,7 +144,7 @@ def grouped_rows(
     for group in sorted(places):
         chosen = np.zeros(len(verdicts.items), dtype=np.bool_)
         chosen[places[group]] = True
-        found[group] = _plain(_part(verdicts, wanted, transfer, chosen, full=False))
+        found[group] = _plain(_part(verdicts, wanted, transfer, chosen, lengths=False))
     return [
         {"candidate": candidate, "benchmark": benchmark, by: group, **_at(columns, index)}
         for index, candidate in enumerate(candidates)
@@ -151,15 +158,16 @@ def _ids(candidates: Sequence[str], parents: Mapping[str, str]) -> list[str]:
 
 def _part(
     verdicts: Verdicts,
-    wanted: Sequence[int],
+    wanted: list[int],
     transfer: Shares | None,
     chosen: NDArray[np.bool_],
-    full: bool,
+    lengths: bool,
 ) -> Row:
     """Return the columns of one benchmark, or of all; each an array `[wanted]` or a number."""
+    at = np.ix_(wanted, np.flatnonzero(chosen))
 
     def of(values: NDArray[Any]) -> NDArray[Any]:
-        return values[wanted][:, chosen]
+        return values[at]
 
     right, tokens, gradable = of(verdicts.right), of(verdicts.tokens), of(verdicts.gradable)
     strata = verdicts.benchmarks[chosen]
@@ -175,37 +183,41 @@ def _part(
         "tokens_right": _ratio(of(verdicts.tokens_of_right).sum(axis=1), right.sum(axis=1)),
         "truncation": of(verdicts.truncated).mean(axis=1),
     }
-    if full:
-        row |= _ends("accuracy", rate_interval(right, np.ones(strata.size), strata))
+    if lengths:
         row |= _ends("tokens", mean_ends(tokens, strata))
     if transfer is None:
-        return row | _no_transfer(len(wanted))
-    solved = transfer.solved[chosen]
-    total = float(solved.sum())
-    row |= {"solved": int(total) if total.is_integer() else total, "u": total / solved.size}
-    for name, (hit, base) in transfer.rates.items():
-        hit, base = hit[:, chosen], base[chosen]
-        rate = _ratio(hit.sum(axis=1), np.full(len(hit), base.sum()))
-        row |= {name: rate, **_ends(name, rate_interval(hit, base, strata))}
+        row |= _no_transfer(len(wanted))
+        ends = {"accuracy": rate_interval(right, np.ones(strata.size), strata)}
+    else:
+        rates = {
+            name: (hit[:, chosen], base[chosen]) for name, (hit, base) in transfer.rates.items()
+        }
+        for name, (hit, base) in rates.items():
+            row[name] = _ratio(hit.sum(axis=1), np.full(len(hit), base.sum()))
+        total = float(rates["ntr"][1].sum())
+        row |= {"solved": int(total) if total.is_integer() else total, "u": total / strata.size}
+        ends = transfer_intervals(*rates["ntr"], *rates["ptr"], strata)
+    for name, interval in ends.items():
+        row |= _ends(name, interval)
     return row
 
 
 def _macro(
     verdicts: Verdicts,
-    wanted: Sequence[int],
+    wanted: list[int],
     transfer: Shares | None,
     each: Mapping[str, NDArray[np.bool_]],
     found: Mapping[str, Row],
-    full: bool,
+    lengths: bool,
 ) -> Row:
     """Return the columns of the unweighted mean over benchmarks; NaN if a benchmark has NaN."""
     row = {name: found["all"][name] for name in ("n", "n_gradable", "solved", "u")}
     for name in RATES:
         row[name] = np.mean([found[part][name] for part in each], axis=0)
     parts = [*each.values()]
-    if full:
-        right = verdicts.right[wanted]
-        row |= _ends("accuracy", _macro_interval(right, np.ones(right.shape[1]), parts))
+    right = verdicts.right[wanted]
+    row |= _ends("accuracy", _macro_interval(right, np.ones(right.shape[1]), parts))
+    if lengths:
         # The mean over benchmarks is the mean over items of tokens that are weighted by benchmark.
         weight = sum(part * (part.size / (len(parts) * part.sum())) for part in parts)
         row |= _ends("tokens", mean_ends(verdicts.tokens[wanted] * weight, verdicts.benchmarks))

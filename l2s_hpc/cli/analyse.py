@@ -35,8 +35,7 @@ EVALUATION = Annotated[
 
 
 _SPARE_OF_NTR = (
-    "n_gradable", "accuracy_gradable", "undecided", f"{INTERVAL}ptr", "ptr", "n", "accuracy",
-    f"{INTERVAL}ntr",
+    "n_gradable", "accuracy_gradable", "undecided", "ptr", "accuracy", "n", f"{INTERVAL}ntr",
 )  # fmt: skip
 _SPARE_OF_COMPARE = (
     "accuracy_a", "only_a", "only_b", f"{INTERVAL}NTR", f"{INTERVAL}tokens", "accuracy_b", "NTR",
@@ -118,7 +117,8 @@ def _transfer(run: Run, rows: Sequence[Row], *group: str) -> list[Row]:
         [
             {
                 "candidate": short_name(run, row["candidate"]),
-                **{name: row[name] for name in ("benchmark", *group, "n", "accuracy")},
+                **{name: row[name] for name in ("benchmark", *group, "n")},
+                "accuracy": ranged(row, "accuracy"),
                 # Several samples solve shares of items.
                 "solved": None if row["solved"] is None else f"{row['solved']:g}",
                 **{name: ranged(row, name) for name in ("ntr", "ptr")},

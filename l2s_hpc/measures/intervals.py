@@ -6,8 +6,9 @@ intervals are repeatable and candidates stay comparable.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from l2s_hpc.errors import UserError
 
 Floats = NDArray[np.float64]
+Sides = tuple[Floats, Floats]
+"""Numerator and denominator."""
 
 Z = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 QUANTILES = (0.025, 0.975)
@@ -83,23 +86,60 @@ def rate_interval(
         UserError: shapes differ, there are no items, or a numerator exceeds its denominator.
     """
     hit, base = numerator.astype(np.float64), denominator.astype(np.float64)
-    _check(hit, strata)
-    if base.shape != strata.shape or np.any((hit < 0) | (hit > base)) or np.any(base > 1):
-        raise UserError(
-            "each item of the numerator must be an item of the denominator, of shape [items]"
+    _check_rate(hit, base, strata)
+
+    def resampled() -> Sides:
+        sums = _resampled_sums(np.vstack([hit, base]), strata)
+        return sums[:-1].reshape(*hit.shape[:-1], REPLICATES), sums[-1]
+
+    return _rate_interval(hit.sum(axis=-1), base.sum(), resampled)
+
+
+def transfer_intervals(
+    lost: NDArray[Any],
+    solved: NDArray[Any],
+    gained: NDArray[Any],
+    unsolved: NDArray[Any],
+    strata: NDArray[Any],
+) -> dict[str, Interval]:
+    """Return the intervals of `ntr`, `ptr` and `accuracy`, each as `rate_interval` gives it.
+
+    All come from the same resampled sums over items: NTR = lost / solved, PTR = gained / unsolved
+    and accuracy = (solved - lost + gained) / n.
+
+    Args:
+        lost: how often a merge loses what some parent solves, at most `solved`, shape
+            `[candidates, items]`.
+        solved: how often some parent solves an item, in [0, 1], shape `[items]`.
+        gained: how often a merge solves what no parent does, at most `unsolved`, shape of `lost`.
+        unsolved: the rest to 1 of `solved`.
+        strata: the benchmark of each item, shape `[items]`, any sortable dtype.
+
+    Raises:
+        UserError: as `rate_interval`.
+    """
+    _check_rate(lost, solved, strata)
+    _check_rate(gained, unsolved, strata)
+    many = len(lost)
+
+    @cache
+    def resampled() -> NDArray[np.float64]:
+        return _resampled_sums(np.vstack([lost, gained, solved, unsolved]), strata)
+
+    def interval(sides: Callable[[Floats, Floats, Floats, Floats], Sides]) -> Interval:
+        sums = (values.sum(axis=-1) for values in (lost, gained, solved, unsolved))
+        return _rate_interval(
+            *sides(*sums),
+            lambda: sides(*np.split(resampled(), (many, 2 * many, 2 * many + 1))),
         )
-    count, total = hit.sum(axis=-1), base.sum()
-    # Sums of many shares may miss the ends by a rounding step, which Wilson's formula refuses.
-    by_count = wilson(np.minimum(count, total), total)
-    few = (total < SMALL) | (np.minimum(count, total - count) < FEW)
-    if np.all(few):
-        return by_count
-    sums = _resampled_sums(np.vstack([hit, base]), strata)
-    # No resample of 50 or more is empty: the odds are below exp(-50).
-    rates = (sums[:-1] / sums[-1]).reshape(*count.shape, REPLICATES)
-    low, high = np.quantile(rates, QUANTILES, axis=-1)
-    low, high = np.where(few, (by_count.low, by_count.high), (low, high))
-    return Interval(low[()], high[()])
+
+    return {
+        "ntr": interval(lambda lost, gained, solved, unsolved: (lost, solved)),
+        "ptr": interval(lambda lost, gained, solved, unsolved: (gained, unsolved)),
+        "accuracy": interval(
+            lambda lost, gained, solved, unsolved: (solved - lost + gained, solved + unsolved)
+        ),
+    }
 
 
 def mean_interval(values: NDArray[Any], strata: NDArray[Any]) -> Interval:
@@ -183,6 +223,30 @@ def holm(p_values: ArrayLike) -> Floats:
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
     return np.minimum(adjusted, 1.0)
+
+
+def _rate_interval(count: Floats, total: Floats, resampled: Callable[[], Sides]) -> Interval:
+    """Return the interval of `count / total`; the resampled ones are asked for only if needed."""
+    # Sums of many shares miss whole numbers, and each other, by rounding steps.
+    total = np.round(total, 9)
+    count = np.clip(np.round(count, 9), 0, total)
+    by_count = wilson(count, total)
+    few = (total < SMALL) | (np.minimum(count, total - count) < FEW)
+    if np.all(few):
+        return by_count
+    # No resample of 50 or more is empty: the odds are below exp(-50).
+    above, below = resampled()
+    low, high = np.quantile(above / below, QUANTILES, axis=-1)
+    low, high = np.where(few, (by_count.low, by_count.high), (low, high))
+    return Interval(low[()], high[()])
+
+
+def _check_rate(hit: NDArray[Any], base: NDArray[Any], strata: NDArray[Any]) -> None:
+    _check(hit, strata)
+    if base.shape != strata.shape or np.any((hit < 0) | (hit > base)) or np.any(base > 1):
+        raise UserError(
+            "each item of the numerator must be an item of the denominator, of shape [items]"
+        )
 
 
 def _check(values: NDArray[Any], strata: NDArray[Any]) -> None:

@@ -16,108 +16,46 @@ from numpy.typing import NDArray
 from l2s_hpc.errors import UserError
 
 Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """The transfer of one merge (each value a number) or of many (each of shape `[candidates]`).
-
-    Always `accuracy == u * (1 - ntr) + (1 - u) * ptr`, where a null rate has no weight.
-
-    Attributes:
-        ntr: lost / n_solved; NaN where no parent solves any item.
-        ptr: gained / (n - n_solved); NaN where the parents solve every item.
-        u: the share of items that some parent solves, n_solved / n.
-        accuracy: the share of items that the merge solves.
-        n: number of items.
-        n_solved: number of items that some parent solves.
-        lost: number of solved items that the merge gets wrong.
-        gained: number of unsolved items that the merge gets right.
-    """
-
-    ntr: Floats
-    ptr: Floats
-    u: float
-    accuracy: Floats
-    n: int
-    n_solved: int
-    lost: Counts
-    gained: Counts
-
-
-def transfer(parents: NDArray[Any], merged: NDArray[Any]) -> Transfer:
-    """Compare merges with their parents, item by item.
-
-    With o_i = max_j Y_ij over parents j: NTR = Σ o_i (1 - Y_im) / Σ o_i and
-    PTR = Σ (1 - o_i) Y_im / Σ (1 - o_i), as the published evaluations of these merges define them.
-
-    Args:
-        parents: 0/1 or bool, shape `[parents, items]`.
-        merged: 0/1 or bool, shape `[items]` or `[candidates, items]`, in the same item order.
-
-    Raises:
-        UserError: the shapes do not fit, there is nothing to compare, or a score is not 0 or 1.
-    """
-    if parents.ndim != 2 or merged.ndim not in (1, 2) or parents.shape[1] != merged.shape[-1]:
-        raise UserError(
-            f"parents have shape {list(parents.shape)} and merges {list(merged.shape)}, but "
-            "[parents, items] and [items] or [candidates, items] are needed",
-            hint="evaluate parents and merges on the same items; none is dropped silently",
-        )
-    if parents.size == 0:
-        raise UserError("transfer needs at least one parent and one item")
-    solved = _as_bool(parents).any(axis=0)
-    right = _as_bool(merged)
-    n, n_solved = solved.size, int(solved.sum())
-    correct = right.sum(axis=-1)
-    kept = right[..., solved].sum(axis=-1)
-    lost, gained = n_solved - kept, correct - kept
-    return Transfer(
-        ntr=_rate(lost, n_solved),
-        ptr=_rate(gained, n - n_solved),
-        u=n_solved / n,
-        accuracy=_rate(correct, n),
-        n=n,
-        n_solved=n_solved,
-        lost=lost,
-        gained=gained,
-    )
 
 
 @dataclass(frozen=True)
 class Shares:
     """Transfer item by item: the shares of its samples, or 0 and 1 where there is one sample.
 
-    Summed over items, NTR = Σ lost / Σ solved and PTR = Σ gained / Σ (1 - solved), and
-    right = solved - lost + gained.
+    Summed over items, NTR = Σ lost / Σ solved and PTR = Σ gained / Σ unsolved. The merge solves an
+    item as often as solved - lost + gained says; never is `lost` above `solved`, nor `gained` above
+    `unsolved`.
 
     Attributes:
         solved: how often some parent solves the item, shape `[items]`.
-        right: how often the merge does, shape `[candidates, items]`.
-        lost: how often some parent does and the merge, in another sample, does not; same shape.
-        gained: how often no parent does and the merge, in another sample, does; same shape.
+        unsolved: how often none does, same shape.
+        lost: how often some parent does and the merge, in another sample, does not, shape
+            `[candidates, items]`.
+        gained: how often no parent does and the merge, in another sample, does; shape of `lost`.
     """
 
     solved: Floats
-    right: Floats
+    unsolved: Floats
     lost: Floats
     gained: Floats
 
     @property
     def rates(self) -> dict[str, tuple[Floats, Floats]]:
         """Numerator `[candidates, items]` and denominator `[items]` of NTR and PTR, by name."""
-        return {"ntr": (self.lost, self.solved), "ptr": (self.gained, 1 - self.solved)}
+        return {"ntr": (self.lost, self.solved), "ptr": (self.gained, self.unsolved)}
 
 
 def shares(parents: NDArray[Any], merged: NDArray[Any]) -> Shares:
     """Compare merges with their parents on each item, by one sample or several.
 
+    With o_i = max_j Y_ij over parents j: NTR = Σ o_i (1 - Y_im) / Σ o_i and
+    PTR = Σ (1 - o_i) Y_im / Σ (1 - o_i), as the published evaluations of these merges define them,
+    so that accuracy = u (1 - NTR) + (1 - u) PTR with u = Σ o_i / n.
+
     With n > 1 samples, o (what some parent solves in a sample) and Y (what the merge solves) come
     from disjoint halves of the samples, averaged over all ways to halve them. That is the average
     over all pairs of different samples, lost = Σ_{a≠b} o_a (1 - Y_b) / n (n - 1), which needs no
-    even n, keeps accuracy = u (1 - NTR) + (1 - u) PTR over all samples, and estimates the same
-    rate for every n.
+    even n, keeps the identity over all samples, and estimates the same rate for every n.
 
     Args:
         parents: 0/1 or bool, shape `[samples, parents, items]`.
@@ -138,7 +76,7 @@ def shares(parents: NDArray[Any], merged: NDArray[Any]) -> Shares:
     right, samples = _as_bool(merged), parents.shape[0]
     if samples == 1:
         once, y = solved[0].astype(np.float64), right[0].astype(np.float64)
-        return Shares(solved=once, right=y, lost=once * (1 - y), gained=(1 - once) * y)
+        return Shares(once, 1 - once, lost=once * (1 - y), gained=(1 - once) * y)
     # Whole numbers up to samples², so exact; as few bytes as hold them, for there are many.
     counts = np.min_scalar_type(-(samples**2))
     by_some = solved.sum(axis=0, dtype=counts)
@@ -150,7 +88,8 @@ def shares(parents: NDArray[Any], merged: NDArray[Any]) -> Shares:
     pairs = samples * (samples - 1)
     return Shares(
         solved=by_some / samples,
-        right=by_merge / samples,
+        # 1 - solved would miss it by a rounding step, and some `gained` would be above it.
+        unsolved=(samples - by_some) / samples,
         lost=(by_some * (samples - 1) - both) / pairs,
         gained=(by_merge * (samples - 1) - both) / pairs,
     )
@@ -162,7 +101,3 @@ def _as_bool(scores: NDArray[Any]) -> NDArray[np.bool_]:
     if not np.all(right | (scores == 0)):
         raise UserError("scores must be 0 or 1", hint="one declared sample per item, graded")
     return right
-
-
-def _rate(count: Counts, total: int) -> Floats:
-    return count / total if total else np.full(np.shape(count), np.nan)[()]

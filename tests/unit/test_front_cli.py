@@ -36,7 +36,7 @@ def terminal(width: int, *words: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [80, 120, 160])
 @pytest.mark.parametrize("verb", ["front", "ntr", "compare"])
 def test_a_narrow_terminal_cuts_no_figure_and_no_id(folder: Path, verb: str, width: int) -> None:
     words = ["slow", IDS["good"], "knee"] if verb == "compare" else []
@@ -46,11 +46,21 @@ def test_a_narrow_terminal_cuts_no_figure_and_no_id(folder: Path, verb: str, wid
     assert frame and max(map(len, frame)) <= width
     assert re.search(r"0\.\d{4} \[-?0\.\d{4}, 0\.\d{4}\] ", out), "the first interval stays"
     told = re.search("left out for want of room: (.*); --json has all", out)
-    assert (told is not None) == (width == 80 or verb != "ntr")
+    assert (told is not None) == (width < 160 or verb == "compare")
     if told is not None:
         headers = re.split(r"\s*[┃]\s*", frame[1])
         assert not {*told[1].split(", ")} & {*headers}
     assert "knee" in out and (verb == "front") == (IDS["short"] in out), "a pick has a name"
+
+
+def test_no_rate_of_transfer_stands_without_its_interval(folder: Path) -> None:
+    for width in (80, 120, 160):
+        lines = terminal(width, "ntr", str(folder)).splitlines()
+        heads, *rows = [re.split(r"\s*[┃│]\s*", line) for line in lines if line[:1] in ("┃", "│")]
+        places = [heads.index(name) for name in ("accuracy", "ntr", "ptr") if name in heads]
+        assert len(places) == {80: 1, 120: 2, 160: 3}[width]
+        cells = [row[place] for row in rows for place in places if row[0] == ""]
+        assert all(cell == "–" or "[" in cell for cell in cells)
 
 
 def test_a_measure_that_was_asked_for_stays(folder: Path) -> None:

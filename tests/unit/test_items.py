@@ -18,7 +18,7 @@ from l2s_hpc.analysis.transfer import TRANSFER_KEYS
 from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.evaluation.manifests import sources
 from l2s_hpc.measures.intervals import rate_interval
-from l2s_hpc.measures.transfer import shares, transfer
+from l2s_hpc.measures.transfer import shares
 from l2s_hpc.store.files import write_json
 
 from .test_analysis_builder import ANSWERS, IDS, ITEMS, Rows, complete
@@ -179,16 +179,13 @@ def sampled(draw: st.DrawFn) -> tuple[Any, Any]:
 
 
 @given(sampled())
-def test_shares_keep_the_identity_and_are_the_plain_transfer_for_one_sample(table: Any) -> None:
+def test_shares_keep_the_identity(table: Any) -> None:
     parents, merged = table
     found = shares(parents, merged)
-    np.testing.assert_allclose(found.right, found.solved - found.lost + found.gained, atol=1e-12)
+    right = found.solved - found.lost + found.gained
+    np.testing.assert_allclose(right, merged.mean(axis=0), atol=1e-12)
     assert (found.lost >= 0).all() and (found.lost <= found.solved).all()
-    assert (found.gained >= 0).all() and (found.gained <= 1 - found.solved + 1e-15).all()
-    first = shares(parents[:1], merged[:1])
-    plain = transfer(parents[0], merged[0])
-    np.testing.assert_array_equal(first.lost.sum(axis=1), plain.lost)
-    np.testing.assert_array_equal(first.gained.sum(axis=1), plain.gained)
+    assert (found.gained >= 0).all() and (found.gained <= found.unsolved).all()
 
 
 @given(sampled())

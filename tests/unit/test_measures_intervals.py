@@ -17,8 +17,10 @@ from l2s_hpc.measures.intervals import (
     mcnemar,
     mean_interval,
     rate_interval,
+    transfer_intervals,
     wilson,
 )
+from l2s_hpc.measures.transfer import shares
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -83,6 +85,23 @@ def test_numerator_and_denominator_are_resampled_together() -> None:
     base = np.arange(10_000) < 100
     found = rate_interval(np.arange(10_000) < 50, base, np.zeros(10_000))
     assert found.high - found.low == pytest.approx(2 * intervals.Z * 0.05, rel=0.1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 10]), st.integers(20, 400))
+def test_intervals_of_transfer_are_those_of_each_rate(seed: int, samples: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    strata = rng.integers(0, 3, n)
+    parents = rng.random((samples, 2, n)) < rng.choice([0.02, 0.5, 0.97])
+    merged = rng.random((samples, 3, n)) < rng.choice([0.02, 0.5, 0.97])
+    of = shares(parents, merged)
+    found = transfer_intervals(*of.rates["ntr"], *of.rates["ptr"], strata)
+    alone = {name: rate_interval(hit, base, strata) for name, (hit, base) in of.rates.items()}
+    alone["accuracy"] = rate_interval(merged.mean(axis=0), np.ones(n), strata)
+    assert list(found) == ["ntr", "ptr", "accuracy"]
+    for name, interval in found.items():
+        np.testing.assert_allclose(interval.low, alone[name].low, atol=1e-12)
+        np.testing.assert_allclose(interval.high, alone[name].high, atol=1e-12)
 
 
 def test_mean_interval_agrees_with_the_normal_theory() -> None:
