@@ -156,7 +156,8 @@ class Runs:
                 told = ", ".join(f"{name} {letter}" for name, letter in sets.items())
                 said.append(
                     f"The runs have different {evaluation} items ({told}), drawn by their seeds: "
-                    "what differs between them is also the items' luck."
+                    "what differs between them is also the items' luck. `splits.seed` gives all "
+                    "seeds the same."
                 )
         for label, unlike in self._unlike.items():
             told = ", ".join(f"{name}: {value}" for name, value in unlike.items())

@@ -100,7 +100,7 @@ def transfer_rows(
     """
     verdicts = read_verdicts(frames, evaluation, _ids(candidates, parents))
     transfer = verdicts.shares([*parents.values()], candidates) if parents else None
-    wanted = [verdicts.row(candidate) for candidate in candidates]
+    wanted = np.array([verdicts.row(candidate) for candidate in candidates])
     names = sorted(set(verdicts.benchmarks.tolist()))
     parts = {"all": np.ones(len(verdicts.items), dtype=np.bool_)}
     parts |= {name: verdicts.benchmarks == name for name in names}
@@ -135,7 +135,7 @@ def grouped_rows(
     """
     verdicts = read_verdicts(frames, evaluation, _ids(candidates, parents))
     transfer = verdicts.shares([*parents.values()], candidates) if parents else None
-    wanted = [verdicts.row(candidate) for candidate in candidates]
+    wanted = np.array([verdicts.row(candidate) for candidate in candidates])
     places: dict[tuple[str, str], list[int]] = {}
     for place, item in enumerate(verdicts.items):
         if item in groups:
@@ -158,7 +158,7 @@ def _ids(candidates: Sequence[str], parents: Mapping[str, str]) -> list[str]:
 
 def _part(
     verdicts: Verdicts,
-    wanted: list[int],
+    wanted: NDArray[np.int64],
     transfer: Shares | None,
     chosen: NDArray[np.bool_],
     lengths: bool,
@@ -204,7 +204,7 @@ def _part(
 
 def _macro(
     verdicts: Verdicts,
-    wanted: list[int],
+    wanted: NDArray[np.int64],
     transfer: Shares | None,
     each: Mapping[str, NDArray[np.bool_]],
     found: Mapping[str, Row],

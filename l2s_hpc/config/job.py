@@ -115,6 +115,9 @@ class SplitsConfig(Config):
     """Evaluated for the front and the references; the picks are made on it."""
     report: SplitConfig = SplitConfig(share=0.5)
     """Evaluated once, for what was picked."""
+    seed: int | None = Field(None, ge=0)
+    """Draws the questions instead of the job's `seed`: give it a number, and searches of several
+    seeds answer the same questions."""
 
     @model_validator(mode="after")
     def _sum(self) -> Self:
@@ -200,7 +203,7 @@ class SearchConfig(Config):
     description: str = ""
     """A sentence for `l2s jobs`."""
     seed: int = Field(0, ge=0)
-    """The seed of the search and of the splits."""
+    """The seed of the search, and of the splits unless they have one of their own."""
     parents: dict[Name, ModelSource]
     """The input models by name, the slow-thinking one first: `slow` and `fast`, and more."""
     merge: MergeConfig

@@ -39,7 +39,7 @@ def splits(
     for name in sorted(problems, key=lambda name: (sizes[name], name)):
         if not _has_own(problems[name]):
             levels = _levels(problem.item for problem in problems[name])
-            _draw_split(levels, config.splits, config.seed, drawn)
+            _draw_split(levels, config.splits, _seed(config), drawn)
     divided: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for name in config.benchmarks:
         for split, chosen in divided.items():
@@ -51,6 +51,11 @@ def splits(
                 f"the split '{split}' is empty", hint=f"raise splits.{split}.share in the job"
             )
     return {split: tuple(found) for split, found in divided.items()}
+
+
+def _seed(config: SearchConfig) -> int:
+    own = config.splits.seed
+    return config.seed if own is None else own
 
 
 def draw(seed: int, question: str) -> float:
@@ -154,7 +159,7 @@ def _ordered(items: Sequence[Item], config: SearchConfig, split: str, mixed: boo
 
     Where they are `mixed`, the first of them hold each level's share, wherever one cuts.
     """
-    by_draw = sorted(items, key=lambda i: (draw(config.seed, i.question_hash), i.item))
+    by_draw = sorted(items, key=lambda i: (draw(_seed(config), i.question_hash), i.item))
     if mixed:
         place = {q: number for number, q in enumerate(_mixed(_levels(by_draw)))}
         by_draw.sort(key=lambda i: place[i.question_hash])

@@ -130,6 +130,18 @@ def test_splits_are_drawn_by_the_seed_and_not_by_the_order_of_rows(tmp_path: Pat
     assert owners(splits(job("mine"), files)) != owners(splits(job("mine", seed=1), files))
 
 
+def test_splits_with_a_seed_of_their_own_are_the_same_for_every_seed(tmp_path: Path) -> None:
+    files = {"mine": write(tmp_path / "a.jsonl", levelled([70, 80, 50]))}
+
+    def drawn(seed: int, own: int | None) -> dict[str, tuple[Item, ...]]:
+        config = job("mine", seed=seed, report={"share": 0.5, "max_items": 40})
+        apart = config.splits.model_copy(update={"seed": own})
+        return splits(config.model_copy(update={"splits": apart}), files)
+
+    assert drawn(0, 3) == drawn(1, 3) == drawn(3, None)
+    assert drawn(0, 3) != drawn(0, None) != drawn(1, None)
+
+
 def test_a_question_keeps_its_split_when_a_larger_benchmark_comes(tmp_path: Path) -> None:
     few = {"mine": write(tmp_path / "a.jsonl", numbered(100))}
     more = few | {"more": write(tmp_path / "b.jsonl", numbered(150))}
