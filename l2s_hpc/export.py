@@ -14,18 +14,15 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from l2s_hpc.analysis.names import find
-from l2s_hpc.config import ModelSource, SearchConfig, SiteConfig, validate
-from l2s_hpc.errors import DamageError, UserError
-from l2s_hpc.recipes.genes import Space
-from l2s_hpc.recipes.genes import space as make_space
+from l2s_hpc.analysis.run import open_run
+from l2s_hpc.config import ModelSource, SiteConfig, validate
+from l2s_hpc.errors import UserError
 from l2s_hpc.recipes.models import Model, locate, merged_config, merged_tensors
-from l2s_hpc.recipes.recipe import make_recipe, mergekit_config
+from l2s_hpc.recipes.recipe import mergekit_config
 from l2s_hpc.records import Evaluation, Recipe
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
-from l2s_hpc.store.run import RunInfo, read_run
-from l2s_hpc.store.state import read_state
+from l2s_hpc.store.run import RunInfo
 from l2s_hpc.task.merge import merge
 from l2s_hpc.task.parents import Parents
 
@@ -57,10 +54,11 @@ def export(run: Path, candidate: str, target: Path) -> Path:
     """
     if target.exists():
         raise UserError("the target folder exists already", path=target)
-    info = read_run(run)
+    opened = open_run(run)
+    info = opened.info
     if info.purpose != "search":
         raise UserError("the run holds no search, so there is nothing to export", path=run)
-    recipe = find_recipe(run, info, candidate)
+    recipe = opened.recipe(candidate)
     models = _models(info, recipe)
     stop_ids = _stop_ids(run)
     temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
@@ -71,25 +69,6 @@ def export(run: Path, candidate: str, target: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
-
-
-def find_recipe(run: Path, info: RunInfo, word: str) -> Recipe:
-    """Return the recipe of a candidate id (or its beginning), a pick or a reference label."""
-    state, _ = read_state(RunPaths(run))
-    candidate = find(info, state, run, word)
-    for reference in info.references.values():
-        if reference.candidate == candidate:
-            return reference
-    config = validate(SearchConfig, info.config)
-    genes = Space(make_space(config).genes, info.frozen)
-    recipe = make_recipe(config, genes, state.genomes[candidate], info.identities)
-    if recipe.candidate != candidate:
-        raise DamageError(
-            f"the genome of {candidate} gives the recipe {recipe.candidate}",
-            hint="use the version of l2s-hpc that run.json names",
-            path=run,
-        )
-    return recipe
 
 
 def _models(info: RunInfo, recipe: Recipe) -> dict[str, Model]:

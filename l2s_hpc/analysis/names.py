@@ -7,7 +7,6 @@ unique beginning of it, or its place in the evaluation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -16,8 +15,6 @@ from l2s_hpc.errors import DamageError, UserError, did_you_mean
 from l2s_hpc.records import Evaluation, Item
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
-from l2s_hpc.store.run import RunInfo
-from l2s_hpc.store.state import RunState
 
 if TYPE_CHECKING:
     from l2s_hpc.analysis.run import Run
@@ -29,25 +26,15 @@ SHORTEST = 4
 def resolve(run: Run, text: str) -> str:
     """Return the id of the candidate that a text names in a run.
 
-    Raises:
-        UserError: it names none, or several.
-    """
-    return find(run.info, run.state, run.folder, text)
-
-
-def find(info: RunInfo, state: RunState, folder: Path, text: str) -> str:
-    """Return the id of the candidate that a text names.
-
     Args:
-        info: what `run.json` says.
-        state: the journal, folded.
-        folder: the run directory, for the error.
+        run: the run.
         text: a pick (`knee`), a reference (`average`, `parent.slow` or `slow`), an id, or at least
             `SHORTEST` characters with which one id alone begins.
 
     Raises:
         UserError: it names none, or several.
     """
+    info, state = run.info, run.state
     references = info.reference_ids()
     parents = info.parent_ids()
     named = parents | references | state.picks
@@ -62,7 +49,7 @@ def find(info: RunInfo, state: RunState, folder: Path, text: str) -> str:
     problem = f"{len(hits)} candidates begin with" if hits else "no candidate, pick or reference"
     imported = known if info.purpose == "import" else ()
     hint = did_you_mean(text, hits or {*named, *imported})
-    raise UserError(f"{problem} '{text}'", hint=hint, path=folder)
+    raise UserError(f"{problem} '{text}'", hint=hint, path=run.folder)
 
 
 def usual_evaluation(run: Run, candidates: Sequence[str]) -> str:

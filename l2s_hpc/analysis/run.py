@@ -26,6 +26,7 @@ from l2s_hpc.analysis.frames import Frames, ScoreTensor, warn_of_quarantine
 from l2s_hpc.analysis.front import front_rows
 from l2s_hpc.analysis.items import ItemMatrix, matrix, transferred
 from l2s_hpc.analysis.lengths import lengths
+from l2s_hpc.analysis.names import resolve
 from l2s_hpc.analysis.nodes import Node, nodes
 from l2s_hpc.analysis.notebook import as_html
 from l2s_hpc.analysis.outputs import Shown, differences, outputs, show
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from l2s_hpc.analysis.forensics import Forensics
     from l2s_hpc.analysis.noise import Noise
-    from l2s_hpc.config import SearchConfig
+    from l2s_hpc.records import Recipe
 
 
 def open_run(path: str | Path, strict: bool = True) -> Run:
@@ -103,11 +104,12 @@ class Run:
     @cached_property
     def genes(self) -> tuple[str, ...]:
         """The names of the genes, such as `weight.slow.top`, in the order of every genome."""
+        from l2s_hpc.analysis.recipes import job_of
         from l2s_hpc.recipes.genes import space
 
         if self.info.purpose == "import":
             return ()
-        return tuple(gene.name for gene in space(self._job()).genes)
+        return tuple(gene.name for gene in space(job_of(self)).genes)
 
     @property
     def evaluations(self) -> list[str]:
@@ -137,6 +139,15 @@ class Run:
         this evaluation, null without a score table there.
         """
         return candidate_frame(self, evaluation or self._first())
+
+    def recipe(self, candidate: str) -> Recipe:
+        """Return mergekit's configuration of a candidate, by id, pick or reference.
+
+        It names models as the job does. For `UserError` and `DamageError` see `recipes.recipe_of`.
+        """
+        from l2s_hpc.analysis.recipes import recipe_of
+
+        return recipe_of(self, resolve(self, candidate))
 
     def scores(self, evaluation: str | None = None) -> pl.LazyFrame:
         """Return the rows of the accepted score tables, of one evaluation or of all (None).
@@ -379,17 +390,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         return as_html(self)
-
-    def _job(self) -> SearchConfig:
-        """Return the job with its parents in their order, on which the order of genes depends."""
-        from l2s_hpc.config import SearchConfig, validate
-
-        parents = self.config["parents"]
-        return validate(
-            SearchConfig,
-            self.config | {"parents": {name: parents[name] for name in self.parents}},
-            self.folder / "run.json",
-        )
 
     def _first(self) -> str:
         """Return the evaluation in which candidates came up."""

@@ -51,6 +51,28 @@ def run(finished: SmallRun) -> Run:
     return open_run(finished.paths.folder)
 
 
+def test_a_recipe_is_told_by_id_pick_or_reference() -> None:
+    sample = open_run(Path(__file__).parents[2] / "results" / "sample")
+    for candidate in sample.state.genomes:
+        assert sample.recipe(candidate).candidate == candidate
+    knee = sample.recipe("knee")
+    assert knee.candidate == sample.state.picks["knee"]
+    assert knee.config["merge_method"] == "task_arithmetic"
+    assert {model["model"] for model in knee.config["models"]} == {"slow", "fast"}
+    assert sample.recipe("average") == sample.info.references["average"]
+    with pytest.raises(UserError, match="no candidate, pick or reference 'kneee'"):
+        sample.recipe("kneee")
+
+
+def test_a_recipe_that_is_not_the_candidates_is_no_answer(run: Run) -> None:
+    run.state.genomes[IDS["good"]] = run.state.genomes[IDS["short"]]
+    with pytest.raises(DamageError, match=f"genome of {IDS['good']} gives the recipe"):
+        run.recipe(IDS["good"])
+    del run.state.genomes[IDS["good"]]
+    with pytest.raises(UserError, match="was not merged by this run"):
+        run.recipe(IDS["good"])
+
+
 def test_the_final_front_is_reported_on_the_report_items(run: Run) -> None:
     short, good = run.front()
     assert run.best_evaluation() == "report"
