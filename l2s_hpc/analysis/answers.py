@@ -98,6 +98,12 @@ class Layout:
         return tuple(dict.fromkeys(benchmark for benchmark, _ in self.items))
 
     @cached_property
+    def counts(self) -> Floats:
+        """How many items each benchmark has, shape `[benchmark]`."""
+        of_item = [benchmark for benchmark, _ in self.items]
+        return np.array([of_item.count(name) for name in self.benchmarks], dtype=np.float64)
+
+    @cached_property
     def of_benchmark(self) -> npt.NDArray[np.int64]:
         """The place of each row's benchmark among `benchmarks`."""
         number = {name: place for place, name in enumerate(self.benchmarks)}

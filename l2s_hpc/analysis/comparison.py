@@ -114,7 +114,7 @@ def _part(
     strata, rows = verdicts.benchmarks[chosen], slice(0, count + 1)
     right, tokens = verdicts.right[rows][:, chosen], verdicts.tokens[rows][:, chosen]
     nothing = np.full(count, np.nan)
-    row: Row = {"n": int(chosen.sum())}
+    row: Row = {"n": int(chosen.sum()), "samples": len(verdicts.samples)}
     row |= _pair("accuracy", right.mean(axis=1))
     row |= _ends("difference", row, "accuracy", difference_interval(right[1:] - right[0], strata))
     row |= _pair("tokens", tokens.mean(axis=1))
@@ -128,7 +128,8 @@ def _part(
         share, lost = transfer.solved[solved].mean(), transfer.lost[:, solved]
         row |= _pair("ntr", lost.mean(axis=1) / share)
         drawn = difference_interval(lost[1:] - lost[0], verdicts.benchmarks[solved])
-        row |= _ends("ntr_difference", row, "ntr", Interval(drawn.low / share, drawn.high / share))
+        ends = (np.clip(end / share, -1.0, 1.0) for end in (drawn.low, drawn.high))
+        row |= _ends("ntr_difference", row, "ntr", Interval(*ends))
     first = verdicts.samples[0].values[rows][:, chosen] == 1
     row["only_a"] = (first[0] & ~first[1:]).sum(axis=1)
     row["only_b"] = (~first[0] & first[1:]).sum(axis=1)

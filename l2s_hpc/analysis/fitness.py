@@ -13,7 +13,7 @@ from l2s_hpc.analysis.frames import Frames
 from l2s_hpc.measures.transfer import shares
 
 Measures = dict[str, float | None]
-"""`n` answers, `n_gradable` of them to items whose gold a rule can judge; `accuracy`, that of the
+"""`n` items, `n_gradable` of them with a gold that a rule can judge; `accuracy`, that of the
 gradable ones (`accuracy_gradable`), the share without a decision (`undecided`), `tokens`, those of
 right answers (`tokens_right`), `truncation`, `ntr` and `ptr`, pooled over items; `.macro` is the
 unweighted mean of the benchmarks, `.<benchmark>` one of them. None is a rate without
@@ -71,8 +71,8 @@ def _means(block: Block) -> Iterator[Measures]:
     known = np.where(unknown, 0.0, tokens) if unknown.any() else tokens
     cut = np.where(uncut, 0.0, block.truncated) if uncut.any() else block.truncated
     answers = {
-        "n": np.ones((1, correct.shape[1])),
-        "n_gradable": block.gradable,
+        "answers": np.ones((1, correct.shape[1])),
+        "gradable": block.gradable,
         "right": correct,
         "right_gradable": correct & block.gradable,
         "undecided": block.undecided,
@@ -83,7 +83,9 @@ def _means(block: Block) -> Iterator[Measures]:
         "uncut": uncut,
     }
     sums = {name: layout.sums(values) for name, values in answers.items()}
-    sums["n"] = np.repeat(sums["n"], len(correct), axis=0)
+    sums["n"] = layout.counts[None]
+    for name in ("answers", "n"):
+        sums[name] = np.repeat(sums[name], len(correct), axis=0)
     columns = {"": _rates({name: part.sum(axis=1) for name, part in sums.items()})}
     for place, name in enumerate(layout.benchmarks):
         columns[f".{name}"] = _rates({key: part[:, place] for key, part in sums.items()})
@@ -96,17 +98,18 @@ def _means(block: Block) -> Iterator[Measures]:
 
 
 def _rates(sums: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float | None]]:
-    n = sums["n"]
+    n = sums["answers"]
     told = np.where(sums["unknown"] > 0, 0, 1)
     return {
         "accuracy": _ratio(sums["right"], n),
         "tokens": _ratio(sums["tokens"], n * told),
         "truncation": _ratio(sums["cut"], np.where(sums["uncut"] > 0, 0, n)),
         "tokens_right": _ratio(sums["tokens_right"], sums["right"] * told),
-        "accuracy_gradable": _ratio(sums["right_gradable"], sums["n_gradable"]),
+        "accuracy_gradable": _ratio(sums["right_gradable"], sums["gradable"]),
         "undecided": _ratio(sums["undecided"], n),
-        "n": [int(count) for count in n],
-        "n_gradable": [int(count) for count in sums["n_gradable"]],
+        "n": [int(count) for count in sums["n"]],
+        # All items have as many answers.
+        "n_gradable": [int(count) for count in sums["gradable"] * sums["n"] // n],
     }
 
 

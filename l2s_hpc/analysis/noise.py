@@ -79,6 +79,12 @@ class Noise:
         found: float | None = getattr(self, f"sd_{measure}")
         return found if found is None or n is None else found * math.sqrt(self.n / n)
 
+    def most(self, n: int) -> float:
+        """Return the sd of accuracy on `n` items if as many flip as the interval allows."""
+        if not self.flips:
+            return math.sqrt(self.flips_high / n)
+        return (self.sd("accuracy", n) or 0.0) * math.sqrt(self.flips_high / self.flips)
+
 
 def noise(run: Run, frames: Frames) -> Noise | None:
     """Return the noise that a search has measured; None before a twin has both tables.

@@ -132,12 +132,16 @@ def _shortest(run: Run) -> list[Html]:
     return [el("p", words)]
 
 
+def _positive(value: float | None) -> float | None:
+    return None if value is None or value < 0 else value
+
+
 def _attained(run: Run) -> Html:
     """Return what the front needs to reach each reference, and reaches at its cost."""
     rows: list[list[Child]] = [
         [
             row["label"], f"{row['accuracy']:.1%}", f"{row['tokens']:.1f}",
-            known(row["front_tokens"], "{:.1f}"), known(row["share_saved"], "{:.1%}"),
+            known(row["front_tokens"], "{:.1f}"), known(_positive(row["share_saved"]), "{:.1%}"),
             known(row["front_accuracy"], "{:.1%}"), known(row["accuracy_gained"], "{:+.1%}"),
         ]
         for row in run.attainment()
@@ -147,9 +151,9 @@ def _attained(run: Run) -> Html:
     head = ["reference", "accuracy", "tokens", "front needs", "saved", "front reaches", "gained"]
     words = (
         "The fewest tokens of a point on the front that is at least as accurate as the reference, "
-        "and the best accuracy of one that spends no more; “–” where no point does. These are "
-        f"figures on {items_of(run, run.best_evaluation())} items, whose intervals stand in the "
-        "figure and the tables."
+        "and the best accuracy of one that spends no more; “–” where no point does, or saves "
+        f"nothing. These are estimates on {items_of(run, run.best_evaluation())} items, whose "
+        "intervals stand in the figure and the tables."
     )
     title = el("summary", "What the front needs to reach each reference")
     return el("details", title, el("p", words, class_="note"), table(head, rows, {0}))

@@ -74,7 +74,8 @@ def matrix_section(run: Run, figures: Figures) -> Html:
         "which they differ"
         + (f", drawn evenly from {differing} of them" if few else "")
         + ". Items that the same parents solve stand together, the easiest first; models that "
-        "solve the same items stand together. One answer to an item, so there is no interval."
+        "solve the same items stand together. Shown is the first answer to an item, so there is no "
+        "interval."
     )
     drawn = figures.place(
         "items",
@@ -100,10 +101,11 @@ def noise_section(run: Run, figures: Figures) -> Html:
         f"in another order, which favours nobody. {found.flips:.1%} [{100 * found.flips_low:.1f}, "
         f"{100 * found.flips_high:.1f}] of the verdicts changed (95% interval over items). On "
         f"{n} items like those of the {best} split a difference of two models by noise alone has "
-        f"the sd {100 * (found.sd('accuracy', n) or 0):.2f} points of accuracy"
+        f"the sd {100 * (found.sd('accuracy', n) or 0):.2f} points of accuracy (at the upper end "
+        f"of that interval {100 * found.most(n):.2f})"
         + (f", {tokens:.1f} tokens" if tokens is not None else "")
         + (f", {100 * ntr:.2f} points of NTR" if ntr is not None else "")
-        + ": smaller differences mean nothing."
+        + ": up to about two sd a difference may be noise."
     )
     names = short_names(run, found.candidates)
     rows: list[list[Child]] = [
@@ -150,10 +152,10 @@ def _grouped(run: Run, by: str) -> Html:
     rows: list[list[Child]] = [
         [
             names[row["candidate"]], row["benchmark"], str(row[by]), str(row["n"]),
-            rate(row, "ntr"), rate(row, "ptr"), known(row["accuracy"], "{:.1%}"),
+            known(row["solved"], "{:g}"), rate(row, "ntr"), rate(row, "ptr"), rate(row, "accuracy"),
         ]
         for row in found
         if row["candidate"] in names
     ]  # fmt: skip
-    head = ["model", "benchmark", by, "items", "NTR", "PTR", "accuracy"]
+    head = ["model", "benchmark", by, "items", "solved", "NTR", "PTR", "accuracy"]
     return el("details", el("summary", f"By {by}"), table(head, rows, {0, 1, 2}))

@@ -22,8 +22,8 @@ from l2s_hpc.errors import UserError
 from l2s_hpc.records import short_hash
 
 _ORDER = ("search", "selection", "report")
-_MAY_DIFFER = ("name", "seed", "items.search", "items.selection", "items.report")
-"""Settings in which searches of one group may differ: the seed draws items, too."""
+_MAY_DIFFER = ("name", "seed", "splits.seed", "items.search", "items.selection", "items.report")
+"""Settings in which searches of one group may differ: seeds, and the items that they draw."""
 
 
 def open_runs(paths: Iterable[str | Path], strict: bool = True) -> Runs:

@@ -112,21 +112,22 @@ def attainment(
 ) -> list[dict[str, Any]]:
     """Return what the front needs to reach each reference, and reaches at its cost.
 
-    A row is a reference: candidate, label, n, accuracy, tokens; front_tokens, the fewest of a front
-    point that is at least as accurate, and front_accuracy, the best of one that spends no more
-    (None where no point does); share_saved (of its tokens) and accuracy_gained follow from them;
-    optimistic as in `Run.front`.
+    A row is a reference that is not on the front itself: candidate, label, n, accuracy, tokens;
+    front_tokens, the fewest of a front point that is at least as accurate, and front_accuracy, the
+    best of one that spends no more (None where no point does); share_saved (of its tokens, negative
+    where that point is longer) and accuracy_gained follow from them; optimistic as in `Run.front`.
     """
     split = evaluation or run.best_evaluation()
     front = run.front(split, without=without)
     measured = run.measures(split, without)
     known = [row for row in front if row["tokens"] is not None]
+    on_front = {row["candidate"] for row in front}
     points = np.array([(-row["accuracy"], row["tokens"]) for row in known]).reshape(-1, 2)
     rows = []
     for candidate, label in run.labels.items():
         there = measured.get(candidate, {})
         accuracy, tokens = there.get("accuracy"), there.get("tokens")
-        if accuracy is None or tokens is None:
+        if accuracy is None or tokens is None or candidate in on_front:
             continue
         fewest = measure.needed(points, [-accuracy])[0]
         best = -measure.needed(points[:, ::-1], [tokens])[0]

@@ -11,8 +11,8 @@ import typer
 from l2s_hpc.cli.cluster import JSON
 from l2s_hpc.cli.imports import WITHOUT, said_warnings
 from l2s_hpc.cli.output import (
+    BELOW,
     CSV,
-    INTERVAL,
     PARQUET,
     give_rows,
     print_json,
@@ -35,11 +35,10 @@ EVALUATION = Annotated[
 
 
 _SPARE_OF_NTR = (
-    "n_gradable", "accuracy_gradable", "undecided", "ptr", "accuracy", "n", f"{INTERVAL}ntr",
+    "n_gradable", "accuracy_gradable", "undecided", BELOW, "ptr", "accuracy", "solved",
 )  # fmt: skip
 _SPARE_OF_COMPARE = (
-    "accuracy_a", "only_a", "only_b", f"{INTERVAL}NTR", f"{INTERVAL}tokens", "accuracy_b", "NTR",
-    "tokens", "n", f"{INTERVAL}difference",
+    "accuracy_a", BELOW, "accuracy_b", "NTR", "only_a", "only_b", "tokens",
 )  # fmt: skip
 """What a narrow terminal leaves out, the first first."""
 
@@ -173,7 +172,8 @@ def compare(
     shown = [
         {
             "b": short_name(run, row["b"]),
-            **{name: row[name] for name in ("benchmark", "n", "accuracy_a", "accuracy_b")},
+            **{name: row[name] for name in ("benchmark", "n")},
+            **{name: ranged(row, name) for name in ("accuracy_a", "accuracy_b")},
             "difference": ranged(row, "difference", sign=True),
             "tokens": ranged(row, "tokens_difference", sign=True),
             "NTR": ranged(row, "ntr_difference", sign=True),
@@ -184,6 +184,8 @@ def compare(
     ]
     a = short_name(run, rows[0]["a"])
     title = f"b less a = {a} (paired 95 % intervals; McNemar's exact p, Holm-adjusted)"
+    if rows[0]["samples"] > 1:
+        title += f"; only_a, only_b and p are of the first of {rows[0]['samples']} samples"
     give_rows(rows, shown, title, as_json, csv, parquet, _SPARE_OF_COMPARE)
     if not as_json and csv != "-" and (twins := run.noise()) is not None:
         stdout.print(_noise(twins, rows[0]), markup=False)
@@ -191,12 +193,16 @@ def compare(
 
 def _noise(twins: Noise, row: Row) -> str:
     """Say how far such differences go by noise alone, on the items of a pooled row."""
-    sds = (("accuracy", "noise", 4), ("tokens", "tokens_noise", 2), ("NTR", "ntr_noise", 4))
-    known = [f"{name} {row[key]:.{digits}f}" for name, key, digits in sds if row[key]]
-    words = [f"sd of a difference on {row['n']} items: {', '.join(known)}"] if known else []
-    if not twins.flips:
-        words.insert(0, f"no flip in the answers of {len(twins.candidates)} to {twins.n} items")
-    return f"noise twins: {'; '.join(words)}"
+    n, count = row["n"], len(twins.candidates)
+    models = "a model" if count == 1 else f"{count} models"
+    flips = f"{twins.flips:.1%} [{twins.flips_low:.1%}, {twins.flips_high:.1%}]"
+    sds = [f"accuracy {row['noise']:.4f} (at most {twins.most(n):.4f} by that interval)"]
+    others = (("tokens", "tokens_noise", 2), ("NTR", "ntr_noise", 4))
+    sds += [f"{name} {row[key]:.{digits}f}" for name, key, digits in others if row[key]]
+    return (
+        f"noise twins: {flips} of the verdicts of {models} on {twins.n} items changed; sd "
+        f"of a difference on {n} items: {', '.join(sds)}. Up to about two sd may be noise."
+    )
 
 
 def export(

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from l2s_hpc.cli.cluster import JSON, SETTINGS, SITE
-from l2s_hpc.cli.output import print_json, print_table, stderr, stdout
+from l2s_hpc.cli.output import print_json, print_table, ranged, stderr, stdout
 
 if TYPE_CHECKING:
     from l2s_hpc.cluster.detach import OwnJob
@@ -301,14 +301,14 @@ def _shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "n": row["items"],
             "n_gradable": row["gradable"],
             f"mean@{row['samples']}": _share(row["mean"], row["mean_low"], row["mean_high"]),
-            "accuracy_gradable": row["mean_gradable"],
+            "accuracy_gradable": ranged(row, "mean_gradable"),
             **{
                 f"pass@{entry['k']}": _share(entry["value"], entry["low"], entry["high"])
                 for entry in row["pass"]
                 if entry["k"] > 1
             },
-            "tokens": round(row["tokens"], 1),
-            "tokens_right": row["tokens_right"],
+            "tokens": ranged(row, "tokens"),
+            "tokens_right": ranged(row, "tokens_right"),
             "cut": f"{row['truncation']:.1%}",
             "undecided": row["undecided"],
         }

@@ -12,8 +12,8 @@ from l2s_hpc.cli.analyse import checked, split_names
 from l2s_hpc.cli.cluster import JSON
 from l2s_hpc.cli.imports import WITHOUT, said_warnings
 from l2s_hpc.cli.output import (
+    BELOW,
     CSV,
-    INTERVAL,
     PARQUET,
     give_rows,
     plain,
@@ -50,8 +50,8 @@ _COLUMNS = (
 """The measures in a table of the front; `telling` drops what tells nothing."""
 
 _SPARE = (
-    "genome", "tokens_right", "n", "n_gradable", "accuracy_gradable", "undecided", "truncation",
-    f"{INTERVAL}ntr", f"{INTERVAL}tokens", "ntr", f"{INTERVAL}accuracy",
+    "genome", "n_gradable", "accuracy_gradable", "undecided", "tokens_right", BELOW, "truncation",
+    "ntr", "n",
 )  # fmt: skip
 """What a narrow terminal leaves out, the first first."""
 
@@ -94,7 +94,6 @@ def front(
 ) -> None:
     """Print the front with intervals that hold for all of it at once."""
     from l2s_hpc import open_run
-    from l2s_hpc.analysis.candidates import telling
 
     names = [name.strip() for text in on or () for name in text.split(",")]
     left = split_names(without)
@@ -111,42 +110,44 @@ def front(
             give_rows([row], _told(row), row["bound"], as_json, csv, parquet)
             return
         rows = run.front(split, names or None, left)
-        pairs = zip(telling(front_rows(rows, *names)), rows, strict=True)
-        shown = [_with_ends(row, full) for row, full in pairs]
+        shown = shown_rows(rows, *names)
         title = f"Front by {', '.join(names)}" if names else "Front"
-        give_rows(rows, shown, title, as_json, csv, parquet, _spare(names))
+        give_rows(rows, shown, title, as_json, csv, parquet, spare_of(names))
         if rows and not as_json and csv != "-":
             _print_more(run, rows, split or run.best_evaluation(), names, left)
 
 
-def front_rows(rows: Sequence[dict[str, Any]], *more: str) -> list[dict[str, Any]]:
-    """Return front rows with the columns that fit a terminal, and some more measures."""
-    from l2s_hpc.analysis.candidates import known_as
+def shown_rows(rows: Sequence[dict[str, Any]], *more: str) -> list[dict[str, Any]]:
+    """Return rows of a front, or of references, with the columns of a terminal, and more measures.
 
+    The interval of each measure that has one stands beside it.
+    """
+    from l2s_hpc.analysis.candidates import known_as, telling
+
+    brief = telling(
+        [
+            {
+                "candidate": row["candidate"],
+                "label": known_as(row["picks"], row["label"]),
+                **{name: row[name] for name in dict.fromkeys([*_COLUMNS, *more])},
+                "genome": row["genome"],
+            }
+            for row in rows
+        ]
+    )
     return [
         {
-            "candidate": row["candidate"],
-            "label": known_as(row["picks"], row["label"]),
-            **{name: row[name] for name in dict.fromkeys([*_COLUMNS, *more])},
-            "genome": row["genome"],
+            name: ranged(row, name) if isinstance(value, float) else value
+            for name, value in columns.items()
         }
-        for row in rows
+        for columns, row in zip(brief, rows, strict=True)
     ]
 
 
 def reference_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
-    """Return the references' rows, with the columns of `front_rows`."""
-    measured = run.measures(evaluation)
-    return [
-        {
-            "candidate": candidate,
-            "label": label,
-            **{name: measured[candidate][name] for name in _COLUMNS},
-            "genome": None,
-        }
-        for candidate, label in run.labels.items()
-        if candidate in measured
-    ]
+    """Return the references' rows, each with intervals of its own, as those of a front."""
+    known = [row for row in run.table(evaluation, run.labels) if row["benchmark"] == "all"]
+    return [row | {"picks": (), "genome": None} for row in known]
 
 
 def _refuse_evaluations(run: Run, names: Sequence[str]) -> None:
@@ -190,6 +191,10 @@ def _print_more(
         stdout.print()
         title = "What the front needs to be as accurate, and reaches at that length"
         print_table([_attained(row) for row in reached], title)
+        stdout.print(
+            "Estimates on these items; `l2s compare` gives the interval of a difference. –: no "
+            "point of the front is as accurate, or as short, or it saves nothing."
+        )
 
 
 def _attained(row: dict[str, Any]) -> dict[str, Any]:
@@ -200,23 +205,16 @@ def _attained(row: dict[str, Any]) -> dict[str, Any]:
         "accuracy": ranged(row, "accuracy"),
         "tokens": ranged(row, "tokens"),
         "needs": ranged(row, "front_tokens"),
-        "saved": None if saved is None else f"{saved:.1%}",
+        "saved": None if saved is None or saved < 0 else f"{saved:.1%}",
         "reaches": ranged(row, "front_accuracy"),
         "gained": None if gained is None else f"{gained:+.4f}",
     }
 
 
-def _spare(names: Sequence[str]) -> list[str]:
-    """Return what may be left out; of a measure that was asked for, its interval alone."""
-    return [name for name in _SPARE if name not in names]
-
-
-def _with_ends(row: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
-    """Put the interval of each measure that has one beside it."""
-    return {
-        name: ranged(full, name) if isinstance(value, float) else value
-        for name, value in row.items()
-    }
+def spare_of(names: Sequence[str] = ()) -> list[str]:
+    """Return what may be left out; no measure that was asked for."""
+    by_others = ["accuracy"] if names and "accuracy" not in names else []
+    return [name for name in (*_SPARE, *by_others) if name not in names]
 
 
 def _caption(run: Run, rows: Sequence[dict[str, Any]], split: str) -> str:
@@ -225,6 +223,11 @@ def _caption(run: Run, rows: Sequence[dict[str, Any]], split: str) -> str:
         f"The intervals hold for all {len(rows)} rows and their measures at once, by resampling "
         f"the {rows[0]['n']} items of '{split}' within benchmarks. "
     )
+    measures = ("accuracy", "tokens", "ntr")
+    if any(
+        row[name] is not None and row[f"{name}_low"] is None for row in rows for name in measures
+    ):
+        text += "A figure without one rests on too few items that vary. "
     if rows[0]["optimistic"]:
         return text + "Optimistic: the same items chose the front."
     looks = "once" if run.state.looks == 1 else f"{run.state.looks} times"

@@ -26,8 +26,8 @@ PARQUET = Annotated[
     Path | None, typer.Option("--parquet", metavar="FILE", help="Write the rows as Parquet.")
 ]
 
-INTERVAL = "interval of "
-"""Before a column's name among what a table may leave out: its intervals, not its figures."""
+BELOW = "intervals below"
+"""Among what a table may leave out: first, intervals may stand below their figures."""
 
 _FIGURES = re.compile(r"[-+<%.,\[\]\d\s–]*")
 _WIDE = 200
@@ -53,13 +53,13 @@ def print_table(
 ) -> None:
     """Print rows of equal keys as a table; text from files cannot act as markup.
 
-    Figures and ids are never cut: a terminal that is too narrow gets fewer columns, and a line that
-    says which are missing. Without a terminal there are all of them.
+    Figures and ids are never cut, and none loses its interval: a terminal that is too narrow gets
+    fewer columns, and a line that says which are missing. Without a terminal there are all of them.
 
     Args:
         rows: what to print.
         title: stands above it.
-        spare: what may be left out, the first first: a column, or its intervals (`INTERVAL`).
+        spare: columns that may be left out, the first first, and `BELOW`.
         whole: says where all columns are.
     """
     if not rows:
@@ -84,23 +84,16 @@ def print_table(
 
 
 def _leave_out(columns: dict[str, list[str]], spare: Sequence[str], room: int) -> list[str]:
-    """Take spare columns and intervals away until a table has room; return their names."""
+    """Take spare columns away until a table has room; return their names."""
     left_out: list[str] = []
     for name in spare:
         if _framed({column: _least(column, cells) for column, cells in columns.items()}) <= room:
             break
-        column = name.removeprefix(INTERVAL)
-        if column not in columns:
-            continue
-        figures = [cell.partition(" [")[0] for cell in columns[column]]
-        if name == column:
-            del columns[column]
-            left_out = [one for one in left_out if one != INTERVAL + name]
-        elif figures != columns[column]:
-            columns[column] = figures
-        else:
-            continue
-        left_out.append(name)
+        if name == BELOW:
+            for column, cells in columns.items():
+                columns[column] = [cell.replace(" [", "\n[") for cell in cells]
+        elif columns.pop(name, None) is not None:
+            left_out.append(name)
     return left_out
 
 
@@ -122,7 +115,7 @@ def _widths(columns: Mapping[str, list[str]], room: int) -> dict[str, int]:
 def _least(name: str, cells: Sequence[str]) -> int:
     """Return the width below which a column would be cut."""
     if _are_figures(cells):
-        return max(cell_len(text) for text in (name, *cells))
+        return max(cell_len(line) for text in (name, *cells) for line in text.splitlines())
     words = [word for text in (name, *cells) for word in text.split()]
     return min(_WORD, max(map(cell_len, words)))
 

@@ -224,9 +224,8 @@ def _detach(config: SearchConfig, site: SiteConfig, folder: Path, asked: _Asked)
 def _finish(folder: Path, as_json: bool) -> None:
     """Write the report, and print the front beside the references."""
     from l2s_hpc import open_run
-    from l2s_hpc.analysis.candidates import telling
     from l2s_hpc.analysis.report import write_report
-    from l2s_hpc.cli.front import front_rows, reference_rows
+    from l2s_hpc.cli.front import reference_rows, shown_rows, spare_of
     from l2s_hpc.store.layout import RunPaths
 
     opened = open_run(folder)
@@ -235,10 +234,12 @@ def _finish(folder: Path, as_json: bool) -> None:
         print_json({"run": str(folder), "front": opened.front(), "report": str(report)})
         return
     evaluation = opened.best_evaluation()
-    rows = front_rows(opened.front()) + reference_rows(opened, evaluation)
-    print_table(
-        telling(rows), f"Final front, shortest first, and references, on the {evaluation} split"
+    rows = opened.front() + reference_rows(opened, evaluation)
+    title = (
+        f"Final front, shortest first, and references, on the {evaluation} split (95 % intervals: "
+        "those of the front hold together)"
     )
+    print_table(shown_rows(rows), title, spare_of(), "`l2s front --json` has all")
     reached = opened.hypervolume(evaluation)
     if reached.generations and reached.sweep is not None:
         stdout.print(

@@ -95,7 +95,9 @@ def test_the_noise_of_twins_stands_beside_every_difference(tmp_path: Path) -> No
     assert found["all"]["ntr_noise"] > 0
 
     code, out, _ = l2s("compare", tmp_path / "run", "slow", "knee")
-    assert "noise twins: sd of a difference on 12 items: accuracy 0.1443, tokens 0.87, NTR" in out
+    assert "noise twins: 25.0% [" in out and "of the verdicts of a model on 12 items" in out
+    assert "sd of a difference on 12 items: accuracy 0.1443 (at most 0.2" in out
+    assert ", tokens 0.87, NTR 0." in out
     code, out, _ = l2s("ntr", tmp_path / "run")
     assert code == 0
     assert "once more, on the items of 'selection'" in out and "noise twin of parent.slow" in out
@@ -107,7 +109,25 @@ def test_no_flip_is_said_as_such(tmp_path: Path) -> None:
     small = complete(tmp_path / "run")
     small.evaluate("noise", "slow")
     out = l2s("compare", tmp_path / "run", "slow", "knee")[1]
-    assert out.endswith("noise twins: no flip in the answers of 1 to 12 items\n")
+    # None of 12 is up to 24 % (Wilson), and √(.2425 / 12) the sd.
+    assert "noise twins: 0.0% [0.0%, 24.2%] of the verdicts of a model on 12 items" in out
+    assert "accuracy 0.0000 (at most 0.1422 by that interval)" in out
+
+
+def test_intervals_of_an_ntr_difference_stay_between_its_bounds(tmp_path: Path) -> None:
+    """Two samples of which parents solve one: a share of half an item has an interval too."""
+
+    def sampled(rows: Rows) -> Rows:
+        again = [row | {"sample": 1, "correct": not row["correct"]} for row in rows]
+        return [*rows, *again]
+
+    complete(tmp_path / "run", sampled)
+    rows = open_run(tmp_path / "run").compare("slow", ["fast", "knee"])
+    for row in rows:
+        assert -1 <= row["ntr_difference_low"] <= row["ntr_difference_high"] <= 1
+        assert row["samples"] == 2
+    out = l2s("compare", tmp_path / "run", "slow", "fast")[1]
+    assert "only_a, only_b and p are of the first of 2 samples" in " ".join(out.split())
 
 
 def test_a_small_p_is_not_0() -> None:

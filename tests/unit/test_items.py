@@ -237,6 +237,10 @@ def test_a_run_with_two_samples_uses_both(tmp_path: Path) -> None:
     assert [measured[name] for name in ("accuracy", "ntr", "ptr")] == pytest.approx(
         [slow[name] for name in ("accuracy", "ntr", "ptr")]
     )
+    # Answers are no items: on them the figures rest.
+    assert (measured["n"], measured["n_gradable"], measured["n.alpha"]) == (12, 12, 8)
+    assert {row["n"] for row in [*run.front(), *run.attainment()]} == {12}
+    assert "the 12 items of" in l2s("front", tmp_path / "run")[1]
 
 
 def test_an_item_with_fewer_samples_is_an_error(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_equal_tables_show_no_noise(tmp_path: Path) -> None:
     assert found.candidates == (IDS["slow"], IDS["good"])
     assert found.flips == found.flips_low == 0 < found.flips_high
     assert (found.sd_accuracy, found.sd_tokens, found.sd_ntr) == (0, 0, 0)
+    assert found.most(48) == pytest.approx(math.sqrt(found.flips_high / 48))
 
 
 def test_planted_flips_come_out(tmp_path: Path) -> None:
@@ -67,6 +68,7 @@ def test_planted_flips_come_out(tmp_path: Path) -> None:
     assert found.flips == pytest.approx(2 / 12)
     assert found.sd_accuracy == pytest.approx(math.sqrt(2) / 12)
     assert found.sd_accuracy == pytest.approx(math.sqrt(found.flips / found.n))
+    assert found.most(found.n) == pytest.approx(math.sqrt(found.flips_high / found.n))
     # Of the eleven items that a parent solves, the merge loses a0.
     assert found.sd_ntr == pytest.approx(1 / 11)
     slow, good = (row for row in found.rows if row["benchmark"] == "all")

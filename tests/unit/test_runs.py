@@ -66,6 +66,15 @@ def test_runs_that_differ_in_their_seed_are_a_group(tmp_path: Path) -> None:
     assert table["seed1"]["hypervolume"] == pytest.approx(ours["mean"])
 
 
+def test_seeds_of_the_splits_are_no_other_search(tmp_path: Path) -> None:
+    paths = [made(tmp_path / f"seed{n}", n) for n in (1, 2)]
+    for n, folder in enumerate(paths):
+        info = read_json(folder / "run.json")
+        info["science"]["splits.seed"] = n or None
+        write_json(folder / "run.json", info)
+    assert [*open_runs(paths).groups.values()] == [["seed1", "seed2"]]
+
+
 def test_the_mean_is_over_the_runs_that_got_there(tmp_path: Path) -> None:
     paths = [made(tmp_path / "long"), made(tmp_path / "short", 1, generations=1)]
     runs = open_runs(paths)
