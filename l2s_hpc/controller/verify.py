@@ -282,7 +282,7 @@ def _strangers(paths: RunPaths, state: RunState) -> Iterator[Damage]:
         # A damaged manifest is said of its candidates.
         with contextlib.suppress(DamageError):
             known.add(tables.scores(where).path)
-    for path in sorted((paths.folder / "scores").rglob("*.parquet")):
+    for path in sorted(paths.all_scores()):
         if path not in known:
             joined = paths.is_joined(path)
             text = (

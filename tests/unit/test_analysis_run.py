@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from l2s_hpc import Run, open_run
 from l2s_hpc.analysis.tradeoff import hypervolume_of
+from l2s_hpc.controller.verify import Damage, verify
 from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.store.files import read_json, sha256_file, write_json
 
@@ -327,6 +328,17 @@ def test_a_gap_in_the_journal_is_damage(small: SmallRun) -> None:
     (small.paths.journal / "000" / "00000010.json").unlink()
     with pytest.raises(DamageError, match="entry 10 is missing"):
         open_run(small.paths.folder)
+
+
+def test_tables_without_a_journal_are_no_empty_run(small: SmallRun) -> None:
+    journal = small.paths.journal
+    shutil.rmtree(journal)
+    with pytest.raises(DamageError, match="the journal is missing, though there are") as error:
+        open_run(small.paths.folder)
+    assert error.value.path == journal
+    assert verify(small.paths.folder) == (0, [Damage(journal, error.value.message)])
+    shutil.rmtree(small.paths.folder / "scores")
+    assert open_run(small.paths.folder).front() == []  # as a search that has just begun
 
 
 def test_a_folder_that_is_no_run_is_the_users_error(tmp_path: Path) -> None:
