@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from l2s_hpc.errors import DamageError, UserError, did_you_mean
+from l2s_hpc.errors import UserError, did_you_mean
 from l2s_hpc.records import Evaluation, Item
-from l2s_hpc.store.files import read_json
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import read_evaluation
 
 if TYPE_CHECKING:
     from l2s_hpc.analysis.run import Run
@@ -80,11 +77,7 @@ def check_table(run: Run, candidate: str, evaluation: str) -> None:
 
 def described(run: Run, evaluation: str) -> Evaluation:
     """Return what was asked in an evaluation, and how; `DamageError` if nobody can tell."""
-    path = RunPaths(run.folder).evaluation(evaluation)
-    try:
-        return Evaluation.model_validate(read_json(path))
-    except (OSError, ValidationError):
-        raise DamageError("the evaluation's description is missing or damaged", path=path) from None
+    return read_evaluation(run.folder, evaluation)
 
 
 def items_of(run: Run, evaluation: str) -> list[Item]:

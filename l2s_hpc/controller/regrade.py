@@ -22,10 +22,10 @@ from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.evaluation.extraction import extract
 from l2s_hpc.evaluation.grading import GRADER, Grader
 from l2s_hpc.evaluation.verdicts import VerdictCache, cache_folder
-from l2s_hpc.records import DECIDED, Evaluation, GradeReceipt, Item, Output, Receipt
-from l2s_hpc.store.files import read_json, write_json
+from l2s_hpc.records import DECIDED, GradeReceipt, Item, Output, Receipt
+from l2s_hpc.store.files import write_json
 from l2s_hpc.store.layout import RunPaths, Where
-from l2s_hpc.store.run import RunInfo, read_run
+from l2s_hpc.store.run import RunInfo, read_evaluation, read_run
 from l2s_hpc.store.scores import GRADES, write_table
 from l2s_hpc.store.state import Accepted, read_state
 from l2s_hpc.store.tables import Tables
@@ -211,11 +211,7 @@ def _outputs(table: pa.Table) -> list[Output]:
 
 
 def _items(paths: RunPaths, evaluation: str) -> Mapping[tuple[str, str], Item]:
-    path = paths.evaluation(evaluation)
-    try:
-        described = Evaluation.model_validate(read_json(path))
-    except (OSError, ValidationError):
-        raise DamageError("the evaluation's description is missing or damaged", path=path) from None
+    described = read_evaluation(paths.folder, evaluation)
     return {(item.benchmark, item.item): item for item in described.items}
 
 

@@ -282,6 +282,40 @@ def test_damage_is_found_before_any_number(small: SmallRun, damage: Callable[[Pa
         assert error.value.path == path
 
 
+@pytest.mark.parametrize(
+    "damage", [*DAMAGE, None], ids=lambda damage: getattr(damage, "__name__", "receipt")
+)
+def test_damage_says_what_mends_it_here_and_in_a_copy(
+    small: SmallRun, damage: Callable[[Path], None] | None
+) -> None:
+    if damage is None:
+        small.paths.receipt("report", 0, IDS["good"]).unlink()
+    else:
+        damage(small.table("report", "good"))
+    with pytest.raises(DamageError) as error:
+        open_run(small.paths.folder).front()
+    assert "`l2s verify --quarantine`, then `l2s run` makes it again" in error.value.hint
+    assert "copy it anew, or `open_run(path, strict=False)` leaves it out" in error.value.hint
+    with pytest.warns(UserWarning, match="left out") as said:
+        assert by_name(open_run(small.paths.folder, strict=False).front()).keys() == {"short"}
+    assert "Hint" not in str(said[0].message)
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}"])
+def test_a_missing_or_damaged_description_is_to_be_copied_anew(
+    small: SmallRun, text: str | None
+) -> None:
+    path = small.paths.evaluation("report")
+    if text is not None:
+        path.parent.mkdir()
+        path.write_text(text, encoding="utf-8")
+    for read in (lambda run: run.show("slow", "1"), lambda run: run.ntr(by="level")):
+        with pytest.raises(DamageError, match="description is missing or damaged") as error:
+            read(open_run(small.paths.folder))
+        assert error.value.path == path
+        assert error.value.hint == "copy it anew from where the run was made"
+
+
 def test_a_deleted_row_is_an_error_even_if_the_receipt_was_made_to_fit(small: SmallRun) -> None:
     path = small.table("report", "good")
     delete_a_row(path)
