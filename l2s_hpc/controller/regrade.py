@@ -58,6 +58,16 @@ class Regrade:
     silent: list[str] = field(default_factory=list)
     damage: list[DamageError] = field(default_factory=list)
 
+    @property
+    def judged(self) -> int:
+        """Score tables whose outputs the present grader has judged, now or before."""
+        return self.graded + self.reused
+
+    @property
+    def left(self) -> int:
+        """Score tables that it could not judge."""
+        return len(self.silent) + len(self.damage)
+
 
 def regrade(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Regrade:
     """Grade the stored outputs of a run.
@@ -84,7 +94,7 @@ def regrade(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Regra
     # A read-only or full home is no reason to lose the grades.
     with contextlib.suppress(OSError):
         cache.save()
-    if not (found.graded or found.reused or found.damage):
+    if not (found.judged or found.damage):
         raise UserError(
             "no texts are there to be graded",
             hint="an import of *_scores.pt holds verdicts alone",
