@@ -16,6 +16,9 @@ from l2s_hpc.store.run import read_evaluation
 if TYPE_CHECKING:
     from l2s_hpc.analysis.run import Run
 
+LEGIBLE = 8
+"""So many characters of an item's id at least stand in tables."""
+
 SHORTEST = 4
 """So many characters of an id at least; shorter words are picks, references or mistakes."""
 
@@ -83,6 +86,22 @@ def described(run: Run, evaluation: str) -> Evaluation:
 def items_of(run: Run, evaluation: str) -> list[Item]:
     """Return the items of an evaluation, by benchmark and id."""
     return sorted(described(run, evaluation).items, key=lambda i: (i.benchmark, i.item))
+
+
+def beginnings(items: Sequence[Item]) -> dict[tuple[str, str], str]:
+    """Return by (benchmark, id) how an id begins as no other of its benchmark does.
+
+    Args:
+        items: those of an evaluation, by benchmark and id.
+    """
+    found = {}
+    for before, item, after in zip([None, *items], items, [*items[1:], None], strict=False):
+        near = [one.item for one in (before, after) if one and one.benchmark == item.benchmark]
+        length = LEGIBLE
+        while length < len(item.item) and any(o.startswith(item.item[:length]) for o in near):
+            length += 1
+        found[item.benchmark, item.item] = item.item[:length]
+    return found
 
 
 def locate(run: Run, candidate: str, text: str, evaluation: str | None) -> tuple[str, int, Item]:
