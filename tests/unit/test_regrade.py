@@ -147,6 +147,19 @@ def test_verify_finds_damaged_grades_and_reopens_nothing(
     assert verify(run) == (2, [])
 
 
+@pytest.mark.parametrize("text", [None, "{", "{}"])
+def test_a_lost_description_costs_no_table(run: Path, text: str | None) -> None:
+    path = RunPaths(run).evaluation("imported")
+    whole = path.read_bytes()
+    path.unlink() if text is None else path.write_text(text, encoding="utf-8")
+    accepted, damage = verify(run)
+    assert (accepted, [d.path for d in damage]) == (2, [path])
+    assert "description is missing or damaged: copy it anew" in damage[0].message
+    assert quarantine(run, damage) == 0
+    path.write_bytes(whole)
+    assert verify(run) == (2, [])
+
+
 def test_two_versions_of_the_grader_are_compared(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
