@@ -19,8 +19,7 @@ from l2s_hpc.analysis.words import (
     known,
 )
 from l2s_hpc.records import Evaluation
-from l2s_hpc.store.files import read_json
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import read_evaluation
 
 _WORDS = (
     "mean@n is the share of right answers among n samples of each item; pass@k the chance that one "
@@ -35,7 +34,7 @@ def evaluated(run: Run, figures: Figures) -> Html:
 
 
 def _section(run: Run, name: str) -> Html:
-    described = Evaluation.model_validate(read_json(RunPaths(run.folder).evaluation(name)))
+    described = read_evaluation(run.folder, name)
     rows = run.samples(name)
     names = dict.fromkeys(row["benchmark"] for row in rows)
     parts = []

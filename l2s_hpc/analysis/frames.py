@@ -19,7 +19,7 @@ from l2s_hpc.records import Receipt
 from l2s_hpc.store.files import sha256_file
 from l2s_hpc.store.layout import RunPaths, Where
 from l2s_hpc.store.state import Accepted, RunState
-from l2s_hpc.store.tables import MENDED_BY, JoinedTable, Place, Stamp, Tables, stamp_of
+from l2s_hpc.store.tables import MENDED_BY, JoinedTable, Place, Stamp, Tables, remedy, stamp_of
 
 __all__ = ["UNDECIDED", "Frames", "ScoreTensor"]
 
@@ -249,7 +249,8 @@ class Frames:
                 self._hashed[path] = stamp
             self._verified |= {entry.where: stamp for entry, _ in fresh}
         except FileNotFoundError:
-            return DamageError("an accepted score table is missing", path=path)
+            entry, place = tables[0]
+            return self._tables.missing(place, entry.where, "an accepted score table")
         except DamageError as error:
             return error
         return None
@@ -274,8 +275,6 @@ class Frames:
         if sha256_file(place.path) != expected:
             raise DamageError(
                 f"the sha256 differs from the {'manifest' if place.manifest else 'receipt'}'s",
-                hint="`l2s verify --quarantine` moves it away, then "
-                f"{MENDED_BY[self._purpose]} makes it again",
                 path=place.path,
             )
         from l2s_hpc.store.scores import rows_in
@@ -286,6 +285,7 @@ class Frames:
 
     def _leave_out(self, error: DamageError) -> None:
         if self._strict:
+            error.hint = remedy(self._purpose)
             raise error
         warnings.warn(f"left out: {error}", stacklevel=5)
 

@@ -14,6 +14,7 @@ from l2s_hpc.errors import DamageError, UserError, did_you_mean
 from l2s_hpc.evaluation.manifests import sources
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import undescribed
 
 if TYPE_CHECKING:
     from l2s_hpc.analysis.run import Run
@@ -172,7 +173,7 @@ def _groups(run: Run, evaluation: str) -> dict[str, dict[Key, str]]:
     try:
         items = [(one["benchmark"], one["item"], one["level"]) for one in read_json(path)["items"]]
     except (OSError, KeyError, TypeError, DamageError):
-        raise DamageError("the evaluation's description is missing or damaged", path=path) from None
+        raise undescribed(path) from None
     known = sources()
     found: dict[str, dict[Key, str]] = {by: {} for by in GROUPS}
     for benchmark, item, level in items:

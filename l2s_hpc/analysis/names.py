@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from l2s_hpc.errors import DamageError, UserError, did_you_mean
+from l2s_hpc.errors import UserError, did_you_mean
 from l2s_hpc.records import Evaluation, Item
-from l2s_hpc.store.files import read_json
-from l2s_hpc.store.layout import RunPaths
+from l2s_hpc.store.run import read_evaluation
 
 if TYPE_CHECKING:
     from l2s_hpc.analysis.run import Run
+
+LEGIBLE = 8
+"""So many characters of an item's id at least stand in tables."""
 
 SHORTEST = 4
 """So many characters of an id at least; shorter words are picks, references or mistakes."""
@@ -80,16 +80,28 @@ def check_table(run: Run, candidate: str, evaluation: str) -> None:
 
 def described(run: Run, evaluation: str) -> Evaluation:
     """Return what was asked in an evaluation, and how; `DamageError` if nobody can tell."""
-    path = RunPaths(run.folder).evaluation(evaluation)
-    try:
-        return Evaluation.model_validate(read_json(path))
-    except (OSError, ValidationError):
-        raise DamageError("the evaluation's description is missing or damaged", path=path) from None
+    return read_evaluation(run.folder, evaluation)
 
 
 def items_of(run: Run, evaluation: str) -> list[Item]:
     """Return the items of an evaluation, by benchmark and id."""
     return sorted(described(run, evaluation).items, key=lambda i: (i.benchmark, i.item))
+
+
+def beginnings(items: Sequence[Item]) -> dict[tuple[str, str], str]:
+    """Return by (benchmark, id) how an id begins as no other of its benchmark does.
+
+    Args:
+        items: those of an evaluation, by benchmark and id.
+    """
+    found = {}
+    for before, item, after in zip([None, *items], items, [*items[1:], None], strict=False):
+        near = [one.item for one in (before, after) if one and one.benchmark == item.benchmark]
+        length = LEGIBLE
+        while length < len(item.item) and any(o.startswith(item.item[:length]) for o in near):
+            length += 1
+        found[item.benchmark, item.item] = item.item[:length]
+    return found
 
 
 def locate(run: Run, candidate: str, text: str, evaluation: str | None) -> tuple[str, int, Item]:

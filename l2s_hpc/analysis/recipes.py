@@ -24,8 +24,10 @@ def job_of(run: Run) -> SearchConfig:
 def recipe_of(run: Run, candidate: str) -> Recipe:
     """Return the recipe of a candidate id, made from its genome as the search made it.
 
+    That of a reference is written down; of a checkpoint that was evaluated it is the model alone.
+
     Raises:
-        UserError: the run did not merge it, but imported it or evaluated a checkpoint.
+        UserError: the run imported it, or does not know it: nobody can tell its recipe.
         DamageError: its genome gives another candidate.
     """
     for reference in run.info.references.values():

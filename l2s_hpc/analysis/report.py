@@ -42,7 +42,7 @@ _SECTIONS: dict[str, tuple[Section, ...]] = {
         *_TAKEN,
     ),
     "import": (front_section, tables_section, matrix_section, lengths_section),
-    "evaluate": (evaluated, *_TAKEN),
+    "evaluate": (evaluated, tables_section, matrix_section, *_TAKEN),
 }
 """The parts of the report by the run's purpose, in their order."""
 

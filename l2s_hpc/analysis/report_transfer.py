@@ -28,8 +28,8 @@ from l2s_hpc.errors import DamageError, UserError
 
 _WORDS = (
     "NTR is the share of the items solved by some parent that the model gets wrong, PTR "
-    "the share of the other items that it gets right. A parent's own NTR is not zero: it "
-    "loses what only another one solves. In brackets 95% intervals; “–” has no items."
+    "the share of the other items that it gets right. A parent's own NTR need not be zero: "
+    "another one may solve items that it does not. In brackets 95% intervals; “–” has no items."
 )
 
 
@@ -37,7 +37,8 @@ def tables_section(run: Run, figures: Figures) -> Html:
     """Return accuracy, tokens and transfer of front, picks and references by benchmark."""
     best = run.best_evaluation()
     rows = run.table(best, shown_models(run))
-    if not rows:
+    # What existing checkpoints scored stands above already: only transfer is new.
+    if not rows or (run.info.purpose == "evaluate" and not run.parents):
         return Html("")
     parts: list[Html] = []
     for name in dict.fromkeys(row["benchmark"] for row in rows):
@@ -48,8 +49,9 @@ def tables_section(run: Run, figures: Figures) -> Html:
             if name == "all"
             else el("details", el("summary", title), part)
         )
-    heading = "Models" if run.info.imported else "Front and references"
-    title = el("h2", f"{heading} by benchmark", optimistic(run, best))
+    heading = "Front and references" if run.info.purpose == "search" else "Models"
+    where = f" in {best}" if run.info.purpose == "evaluate" else ""
+    title = el("h2", f"{heading} by benchmark{where}", optimistic(run, best))
     drawn = _rates(run, figures, [row for row in rows if row["benchmark"] == "all"])
     groups = [_grouped(run, by) for by in GROUPS]
     return join([title, el("p", _WORDS), drawn, *parts, *groups])
@@ -67,7 +69,7 @@ def matrix_section(run: Run, figures: Figures) -> Html:
     rows, differing = matrix_rows(found, models, names)
     if not rows:
         return Html("")
-    drawn_items, n = rows[-1]["end"], items_of(run, best)
+    drawn_items, n = rows[-1]["end"], len(found.items)
     few = drawn_items < differing
     words = (
         f"{len(models)} models on {drawn_items} of the {n} items of the {best} split: those on "
@@ -132,11 +134,11 @@ def _rates(run: Run, figures: Figures, rows: list[Row]) -> Html:
     return figures.place(
         "transfer",
         rates_chart(shown, list(names.values())),
-        f"NTR is of the {first['solved']} items that some parent solves, PTR of the other "
-        f"{first['n'] - first['solved']}, on the {best} split; bars are 95% intervals of each "
+        f"NTR is of the {first['solved']:g} items that some parent solves, PTR of the other "
+        f"{first['n'] - first['solved']:g}, on the {best} split; bars are 95% intervals of each "
         "rate on its own.",
         title=f"{run.info.name}: transfer",
-        note=f"{best} split; NTR of {first['solved']}, PTR of {first['n'] - first['solved']} "
+        note=f"{best} split; NTR of {first['solved']:g}, PTR of {first['n'] - first['solved']:g} "
         "items; bars are 95% intervals",
         keys=rates_keys(),
     )

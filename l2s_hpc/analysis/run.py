@@ -141,7 +141,7 @@ class Run:
         return candidate_frame(self, evaluation or self._first())
 
     def recipe(self, candidate: str) -> Recipe:
-        """Return mergekit's configuration of a candidate, by id, pick or reference.
+        """Return a candidate's recipe, by id, pick or reference; `config` in it is mergekit's.
 
         It names models as the job does. For `UserError` and `DamageError` see `recipes.recipe_of`.
         """

@@ -84,8 +84,8 @@ def benchmark_table(run: Run, rows: Sequence[Row]) -> Html:
     note = f"{first['n']} items"
     if first["solved"] is not None:
         left = first["n"] - first["solved"]
-        note += f", of which some parent solves {first['solved']} (NTR is a share of these) and "
-        note += f"none solves {left} (PTR is a share of these)"
+        note += f", of which some parent solves {first['solved']:g} (NTR is a share of these) and "
+        note += f"none solves {left:g} (PTR is a share of these)"
     gradable = min(row["n_gradable"] for row in rows)
     undecided = any(row["undecided"] for row in rows)
     columns: list[tuple[str, list[Child]]] = [

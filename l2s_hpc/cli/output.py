@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -213,11 +214,19 @@ def _frame(rows: Sequence[Mapping[str, Any]], flat: bool = False) -> pl.DataFram
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
-    from l2s_hpc.errors import UserError
     from l2s_hpc.store.files import write_durably
 
-    try:
+    with writing(path):
         write_durably(path, write)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what keeps a file or folder from being written into a `UserError` that names it."""
+    from l2s_hpc.errors import UserError
+
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror or error}", path=path) from None
 

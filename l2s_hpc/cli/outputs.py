@@ -85,7 +85,7 @@ def diff(
 ) -> None:
     """List the items of which exactly one of two candidates is right."""
     from l2s_hpc import open_run
-    from l2s_hpc.analysis.names import resolve, usual_evaluation
+    from l2s_hpc.analysis.names import beginnings, items_of, resolve, usual_evaluation
     from l2s_hpc.errors import UserError
 
     with said_warnings():
@@ -97,11 +97,13 @@ def diff(
     rows = run.diff(a, b, on, benchmark).to_dicts()
     won = sum(row["right"] == "a" for row in rows)
     what = f"only {a} right on {won}, only {b} on {len(rows) - won}"
-    shown = [_difference(row, a, b) for row in rows]
+    ids = beginnings(items_of(run, on))
+    shown = [_difference(row, ids[row["benchmark"], row["item"]], a, b) for row in rows]
     if not rows:
         count = _compared(run, pair, on, benchmark)
         shown = [{"right": f"they do not differ in any of {count} items"}]
-    give_rows(rows, shown, visible(f"'{on}': {what}"), as_json, csv, parquet)
+    spare = (f"{a} tokens", f"{b} tokens", "level", "gold")
+    give_rows(rows, shown, visible(f"'{on}': {what}"), as_json, csv, parquet, spare)
     if rows and not as_json and csv != "-":
         hint = f"l2s show {folder} {a} {rows[0]['number']} --split {on}"
         stdout.print(Text(visible(f"an answer whole: {hint}")))
@@ -203,7 +205,10 @@ def _facts(answer: Answer) -> list[Text]:
 def _verdict(row: dict[str, Any]) -> Text:
     status = row["grade_status"]
     word = "right" if row["correct"] else "wrong" if status in ("ok", "no_answer") else "undecided"
-    answer = "no answer" if row["extracted"] is None else f"answer {row['extracted']}"
+    if row["extracted"] is not None:
+        answer = f"answer {row['extracted']}"
+    else:  # an import of bare verdicts has none
+        answer = "no answer" if status == "no_answer" else "the answer was not recorded"
     why = f"; {row['reason']}" if row["reason"] else ""
     text = Text(word, style="bold green" if row["correct"] else "bold red")
     return text.append(visible(f": {answer}{why} ({row['grader']})"), style="not bold default")
@@ -223,11 +228,11 @@ def _line(out: Console, text: str, style: str = "") -> None:
     out.print(Text(visible(text), style=style))
 
 
-def _difference(row: dict[str, Any], a: str, b: str) -> dict[str, Any]:
+def _difference(row: dict[str, Any], item: str, a: str, b: str) -> dict[str, Any]:
     """Return a row of `diff` with what fits a terminal."""
     return {
         "number": row["number"],
-        "item": f"{row['benchmark']}/{row['item']}",
+        "item": f"{row['benchmark']}/{item}",
         "level": row["level"],
         "right": a if row["right"] == "a" else b,
         "gold": _short(row["gold"]),

@@ -20,8 +20,12 @@ def show(folder: Path, as_json: bool) -> None:
     """Grade the stored outputs of a run again, and print where and why the verdicts differ.
 
     Exit code 3: some outputs are missing or damaged and could not be graded.
+
+    Raises:
+        IncompleteError: none could be graded, and no JSON says so.
     """
     from l2s_hpc.controller.regrade import regrade
+    from l2s_hpc.errors import IncompleteError
 
     def tell(candidate: str) -> None:
         if stderr.is_terminal:
@@ -30,6 +34,14 @@ def show(folder: Path, as_json: bool) -> None:
     found = regrade(folder, tell)
     if as_json:
         print_json(as_dict(found))
+    elif not found.judged:
+        first = found.damage[0]
+        raise IncompleteError(
+            f"none of {found.judged + found.left} score tables was judged; the first: "
+            f"{first.message}",
+            hint="full texts lie in outputs/, which may be left out of a copy: copy it anew",
+            path=first.path,
+        )
     else:
         _print(found)
     if found.damage:
@@ -59,6 +71,7 @@ def _print(found: Regrade) -> None:
         print_table(shown, f"{len(rows)} verdicts differ")
     else:
         stdout.print("no verdict differs")
+    stdout.print(f"{found.judged} of {found.judged + found.left} score tables judged")
     for candidate in found.silent:
         stdout.print(plain(f"no texts of {candidate}: its verdicts stand alone"), markup=False)
     for error in found.damage:

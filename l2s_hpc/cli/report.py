@@ -10,12 +10,14 @@ import typer
 
 from l2s_hpc.cli.cluster import JSON
 from l2s_hpc.cli.imports import said_warnings
-from l2s_hpc.cli.output import print_json, stdout
+from l2s_hpc.cli.output import print_json, stdout, writing
 from l2s_hpc.errors import UserError
 
 if TYPE_CHECKING:
     from l2s_hpc.analysis.figures import Figure
     from l2s_hpc.analysis.pictures import Format
+    from l2s_hpc.analysis.report import Report
+    from l2s_hpc.analysis.report_runs import RunsReport
 
 RUNS = Annotated[list[Path], typer.Argument(help="A run directory, or several to compare.")]
 
@@ -29,7 +31,7 @@ def report(
     folders: RUNS,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The file to write; default: report.html of the one run."),
+        typer.Option("--out", help="The file or folder; default: report.html of the one run."),
     ] = None,
     svg: Annotated[
         Path | None,
@@ -45,7 +47,6 @@ def report(
     from l2s_hpc import open_run
     from l2s_hpc.analysis.nodes import differences, node_rows
     from l2s_hpc.analysis.report import Report
-    from l2s_hpc.store.layout import RunPaths
 
     if len(folders) > 1:
         _several(folders, out, svg, png, as_json)
@@ -53,7 +54,7 @@ def report(
     with said_warnings():
         opened = open_run(folders[0])
         made = Report(opened)
-        path = made.write(out or RunPaths(folders[0]).report)
+        path = _page(made, out or folders[0])
         pictures = _pictures(made.figures, svg, png)
     if as_json:
         nodes = opened.nodes()
@@ -76,7 +77,7 @@ def _several(
     with said_warnings():
         runs = open_runs(folders)
         made = RunsReport(runs)
-        path = made.write(out)
+        path = _page(made, out)
         pictures = _pictures(made.figures, svg, png)
     if as_json:
         print_json({"report": str(path), "pictures": pictures, "runs": runs.table()})
@@ -84,17 +85,36 @@ def _several(
         stdout.print(f"report: {path}", markup=False)
 
 
+def _page(made: Report | RunsReport, out: Path) -> Path:
+    """Write the page as a file, or into a folder that is there; return its path."""
+    from l2s_hpc.store.layout import RunPaths
+
+    path = RunPaths(out).report if out.is_dir() else out
+    with writing(path):
+        return made.write(path)
+
+
 def _pictures(figures: Sequence[Figure], svg: Path | None, png: Path | None) -> list[str]:
     """Write the pictures that were asked for; return their paths."""
     kinds: list[tuple[Format, Path | None]] = [("svg", svg), ("png", png)]
-    return [str(path) for kind, where in kinds if where for path in _written(figures, kind, where)]
+    found: list[str] = []
+    for kind, where in kinds:
+        if where:
+            with writing(where):
+                found += map(str, _written(figures, kind, where))
+    return found
 
 
 def _written(figures: Sequence[Figure], kind: Format, where: Path) -> list[Path]:
     from l2s_hpc.analysis.pictures import save_picture, save_pictures
 
     if not figures:
-        raise UserError("no picture to write: the report has no chart yet", path=where)
+        raise UserError(
+            "no picture to write: the report has no chart",
+            hint="a search has charts once it has score tables, "
+            "a run of `l2s evaluate` once two models differ on an item",
+            path=where,
+        )
     if not where.suffix or where.is_dir():
         return save_pictures(figures, where, kind)
     if where.suffix != f".{kind}":

@@ -94,7 +94,7 @@ def import_run(
     evaluation = _evaluation(name, aligned)
     wanted = _info(source, folder, aligned, parents or {}, command)
     info = _begin(paths, wanted, evaluation)
-    state, journal = read_state(paths)
+    state, journal = read_state(paths, tables_first=True)
     # All, or those of a damaged table that `l2s verify --quarantine` has moved away.
     wanting = [c for c in aligned.candidates if (name, c) not in state.accepted]
     if wanting:

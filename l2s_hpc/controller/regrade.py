@@ -22,10 +22,10 @@ from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.evaluation.extraction import extract
 from l2s_hpc.evaluation.grading import GRADER, Grader
 from l2s_hpc.evaluation.verdicts import VerdictCache, cache_folder
-from l2s_hpc.records import DECIDED, Evaluation, GradeReceipt, Item, Output, Receipt
-from l2s_hpc.store.files import read_json, write_json
+from l2s_hpc.records import DECIDED, GradeReceipt, Item, Output, Receipt
+from l2s_hpc.store.files import write_json
 from l2s_hpc.store.layout import RunPaths, Where
-from l2s_hpc.store.run import RunInfo, read_run
+from l2s_hpc.store.run import RunInfo, read_evaluation, read_run
 from l2s_hpc.store.scores import GRADES, write_table
 from l2s_hpc.store.state import Accepted, read_state
 from l2s_hpc.store.tables import Tables
@@ -58,6 +58,16 @@ class Regrade:
     silent: list[str] = field(default_factory=list)
     damage: list[DamageError] = field(default_factory=list)
 
+    @property
+    def judged(self) -> int:
+        """Score tables whose outputs the present grader has judged, now or before."""
+        return self.graded + self.reused
+
+    @property
+    def left(self) -> int:
+        """Score tables that it could not judge."""
+        return len(self.silent) + len(self.damage)
+
 
 def regrade(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Regrade:
     """Grade the stored outputs of a run.
@@ -84,7 +94,7 @@ def regrade(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Regra
     # A read-only or full home is no reason to lose the grades.
     with contextlib.suppress(OSError):
         cache.save()
-    if not (found.graded or found.reused or found.damage):
+    if not (found.judged or found.damage):
         raise UserError(
             "no texts are there to be graded",
             hint="an import of *_scores.pt holds verdicts alone",
@@ -211,11 +221,7 @@ def _outputs(table: pa.Table) -> list[Output]:
 
 
 def _items(paths: RunPaths, evaluation: str) -> Mapping[tuple[str, str], Item]:
-    path = paths.evaluation(evaluation)
-    try:
-        described = Evaluation.model_validate(read_json(path))
-    except (OSError, ValidationError):
-        raise DamageError("the evaluation's description is missing or damaged", path=path) from None
+    described = read_evaluation(paths.folder, evaluation)
     return {(item.benchmark, item.item): item for item in described.items}
 
 

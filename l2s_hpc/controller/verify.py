@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from l2s_hpc.controller.compact import claim, rejoin
 from l2s_hpc.errors import DamageError
-from l2s_hpc.records import Evaluation, GradeReceipt, Receipt
-from l2s_hpc.store.files import link_durably, move_to_quarantine, quarantined, read_json
+from l2s_hpc.records import GradeReceipt, Receipt
+from l2s_hpc.store.files import link_durably, move_to_quarantine, quarantined
 from l2s_hpc.store.journal import Journal
 from l2s_hpc.store.layout import Group, RunPaths, Where
-from l2s_hpc.store.run import read_run
+from l2s_hpc.store.run import read_evaluation, read_run
 from l2s_hpc.store.scores import OUTPUTS, verify_outputs
 from l2s_hpc.store.state import Accepted, RunState, read_state
 from l2s_hpc.store.tables import Place, Tables
@@ -160,7 +160,7 @@ class _Check:
         self._tables = Tables(paths)
         self._damaged: dict[Path, bool] = {}
         self._spoilt: set[Path] = set()
-        self._items: dict[str, frozenset[tuple[str, str]]] = {}
+        self._items: dict[str, frozenset[tuple[str, str]] | None] = {}
 
     def table(self, accepted: Accepted, lacks: Collection[str]) -> None:
         """Check an accepted table, its receipt and its outputs."""
@@ -236,8 +236,11 @@ class _Check:
         else:
             self._file(place, where)
             table = self._tables.salvaged_scores(place, receipt)
+        asked = self._expected(where[0])
+        if asked is None:
+            return
         found = set(zip(*(table.column(n).to_pylist() for n in ("benchmark", "item")), strict=True))
-        expected = {item for item in self._expected(where[0]) if item[0] not in lacks}
+        expected = {item for item in asked if item[0] not in lacks}
         if found != expected:
             missing, foreign = len(expected - found), len(found - expected)
             text = f"{missing} items are missing, {foreign} are foreign"
@@ -264,12 +267,18 @@ class _Check:
                 self.found.append(Damage(place.path, error.message, joined=where[:2]))
         return self._damaged[place.path]
 
-    def _expected(self, evaluation: str) -> frozenset[tuple[str, str]]:
-        """Return the items of an evaluation, read once."""
+    def _expected(self, evaluation: str) -> frozenset[tuple[str, str]] | None:
+        """Return the items of an evaluation, read once; None, which is said, if nobody can tell.
+
+        That costs no table: those that would be made again could not be checked either.
+        """
         if evaluation not in self._items:
-            described = Evaluation.model_validate(read_json(self._paths.evaluation(evaluation)))
-            items = ((item.benchmark, item.item) for item in described.items)
-            self._items[evaluation] = frozenset(items)
+            self._items[evaluation] = None
+            try:
+                items = read_evaluation(self._paths.folder, evaluation).items
+                self._items[evaluation] = frozenset((item.benchmark, item.item) for item in items)
+            except DamageError as error:
+                self.found.append(Damage(Path(str(error.path)), f"{error.message}: {error.hint}"))
         return self._items[evaluation]
 
 
@@ -282,7 +291,7 @@ def _strangers(paths: RunPaths, state: RunState) -> Iterator[Damage]:
         # A damaged manifest is said of its candidates.
         with contextlib.suppress(DamageError):
             known.add(tables.scores(where).path)
-    for path in sorted((paths.folder / "scores").rglob("*.parquet")):
+    for path in sorted(paths.all_scores()):
         if path not in known:
             joined = paths.is_joined(path)
             text = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -171,6 +172,10 @@ class RunPaths:
 
     def scores(self, evaluation: str, generation: int, candidate: str) -> Path:
         return self._accepted("scores", evaluation, generation, candidate, "parquet")
+
+    def all_scores(self) -> Iterator[Path]:
+        """Yield the score tables that are there, joined or not, accepted or not."""
+        return (self.folder / "scores").rglob("*.parquet")
 
     def outputs(self, evaluation: str, generation: int, candidate: str) -> Path:
         return self._accepted("outputs", evaluation, generation, candidate, "parquet")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from l2s_hpc.errors import UserError
-from l2s_hpc.records import Recipe, Record
+from l2s_hpc.errors import DamageError, UserError
+from l2s_hpc.records import Evaluation, Recipe, Record
 from l2s_hpc.store.files import read_json
 from l2s_hpc.store.layout import RunPaths
 
@@ -155,6 +155,28 @@ def read_run(folder: Path) -> RunInfo:
         )
     info = RunInfo.model_validate(read_json(path))
     return info if info.purpose != "evaluate" else _with(info, read_checkpoints(folder))
+
+
+def read_evaluation(folder: Path, name: str) -> Evaluation:
+    """Return what was asked in an evaluation of a run, and how.
+
+    Raises:
+        DamageError: nobody can tell.
+    """
+    path = RunPaths(folder).evaluation(name)
+    try:
+        return Evaluation.model_validate(read_json(path))
+    except (OSError, DamageError, ValidationError):
+        raise undescribed(path) from None
+
+
+def undescribed(path: Path) -> DamageError:
+    """Return the error that the description of an evaluation cannot be read."""
+    return DamageError(
+        "the evaluation's description is missing or damaged",
+        hint="copy it anew from where the run was made",
+        path=path,
+    )
 
 
 def read_checkpoints(folder: Path) -> list[Checkpoint]:

@@ -329,13 +329,23 @@ class RunState:
         return next(a for a in self.attempts[key] if a.attempt == number)
 
 
-def read_state(paths: RunPaths) -> tuple[RunState, Journal]:
+def read_state(paths: RunPaths, tables_first: bool = False) -> tuple[RunState, Journal]:
     """Fold a run's journal.
 
+    Args:
+        paths: the run.
+        tables_first: score tables may be there before the first entry, as an import writes them.
+
     Raises:
-        DamageError: an entry is damaged, or one is missing and hides all that follow.
+        DamageError: an entry is damaged, or one is missing and hides all that follow, or all are.
     """
     there = len(list(paths.journal.glob("*/*.json")))
+    if not there and not tables_first and any(paths.all_scores()):
+        raise DamageError(
+            "the journal is missing, though there are score tables",
+            hint="copy the run directory whole; an import that was ended goes on with its command",
+            path=paths.journal,
+        )
     state, journal = RunState(), Journal(paths.journal)
     for entry in journal.refresh():
         state.apply(entry)

@@ -32,6 +32,15 @@ MENDED_BY = {
 }
 """By a run's purpose, what makes tables anew that are in quarantine."""
 
+
+def remedy(purpose: str) -> str:
+    """Return what mends missing and damaged tables of a run, where it was made and in a copy."""
+    return (
+        f"where the run was made `l2s verify --quarantine`, then {MENDED_BY[purpose]} makes it "
+        "again; in a copy: copy it anew, or `open_run(path, strict=False)` leaves it out"
+    )
+
+
 Stamp = tuple[int, int, int]
 """Size, time of the last change and inode of a file: what tells it from a later one."""
 
@@ -166,9 +175,18 @@ class Tables:
             said = joined.table.receipt if joined and joined.table else read_json(path)
             return Receipt.model_validate(said)
         except OSError:
-            raise DamageError("the receipt of an accepted table is missing", path=path) from None
+            raise self.missing(Place(path), where, "the receipt of an accepted table") from None
         except ValidationError as error:
             raise DamageError(f"not a receipt: {error.errors()[0]['msg']}", path=path) from None
+
+    def missing(self, place: Place, where: Where, what: str) -> DamageError:
+        """Return the error that a file of scores is missing, or the manifest that maps its rows."""
+        manifest = self._paths.joined("scores", *where[:2])
+        if place.table is not None:
+            return DamageError("a file of joined tables is missing", path=place.path)
+        if self._paths.joined_parts("scores", *where[:2]) and not manifest.exists():
+            return DamageError("the manifest of joined tables is missing", path=manifest)
+        return DamageError(f"{what} is missing", path=place.path)
 
     def verified_scores(self, where: Where, receipt: Receipt) -> pa.Table:
         """Check a score table against its receipt, row by row, and return it.

@@ -404,12 +404,15 @@ def test_other_verbs_on_such_a_run(tmp_path: Path, site: Path) -> None:
     assert {row["label"] for row in rows} == {"parent.slow", "parent.fast", "mine"}
     assert all(row["ntr"] is not None for row in rows if row["benchmark"] == "all")
     assert l2s("verify", run).returncode == 0
-    assert l2s("report", run).returncode == 0
+    assert l2s("report", run, "--svg", run / "charts").returncode == 0
     page = (run / "report.html").read_text("utf-8")
     assert "mean@4" in page and "parent.fast" in page
+    assert "Models by benchmark in evaluate" in page and "of the 17 items of the" in page
+    assert {path.name for path in (run / "charts").iterdir()} == {"transfer.svg", "items.svg"}
     opened = open_run(run)
     assert list(opened.parents) == ["slow", "fast"] and opened.best_evaluation() == "evaluate"
     assert opened.tensor(evaluation="evaluate").values.shape == (3, 17)
+    assert [m["model"] for m in opened.recipe("mine").config["models"]] == ["mine"]
     table = next((run / "scores").rglob("*.parquet"))
     table.write_bytes(table.read_bytes()[:-1])
     assert l2s("verify", run, "--quarantine").returncode == 3

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from l2s_hpc import Run, open_run
 from l2s_hpc.analysis.tradeoff import hypervolume_of
+from l2s_hpc.controller.verify import Damage, verify
 from l2s_hpc.errors import DamageError, UserError
 from l2s_hpc.store.files import read_json, sha256_file, write_json
 
@@ -281,6 +282,40 @@ def test_damage_is_found_before_any_number(small: SmallRun, damage: Callable[[Pa
         assert error.value.path == path
 
 
+@pytest.mark.parametrize(
+    "damage", [*DAMAGE, None], ids=lambda damage: getattr(damage, "__name__", "receipt")
+)
+def test_damage_says_what_mends_it_here_and_in_a_copy(
+    small: SmallRun, damage: Callable[[Path], None] | None
+) -> None:
+    if damage is None:
+        small.paths.receipt("report", 0, IDS["good"]).unlink()
+    else:
+        damage(small.table("report", "good"))
+    with pytest.raises(DamageError) as error:
+        open_run(small.paths.folder).front()
+    assert "`l2s verify --quarantine`, then `l2s run` makes it again" in error.value.hint
+    assert "copy it anew, or `open_run(path, strict=False)` leaves it out" in error.value.hint
+    with pytest.warns(UserWarning, match="left out") as said:
+        assert by_name(open_run(small.paths.folder, strict=False).front()).keys() == {"short"}
+    assert "Hint" not in str(said[0].message)
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}"])
+def test_a_missing_or_damaged_description_is_to_be_copied_anew(
+    small: SmallRun, text: str | None
+) -> None:
+    path = small.paths.evaluation("report")
+    if text is not None:
+        path.parent.mkdir()
+        path.write_text(text, encoding="utf-8")
+    for read in (lambda run: run.show("slow", "1"), lambda run: run.ntr(by="level")):
+        with pytest.raises(DamageError, match="description is missing or damaged") as error:
+            read(open_run(small.paths.folder))
+        assert error.value.path == path
+        assert error.value.hint == "copy it anew from where the run was made"
+
+
 def test_a_deleted_row_is_an_error_even_if_the_receipt_was_made_to_fit(small: SmallRun) -> None:
     path = small.table("report", "good")
     delete_a_row(path)
@@ -327,6 +362,17 @@ def test_a_gap_in_the_journal_is_damage(small: SmallRun) -> None:
     (small.paths.journal / "000" / "00000010.json").unlink()
     with pytest.raises(DamageError, match="entry 10 is missing"):
         open_run(small.paths.folder)
+
+
+def test_tables_without_a_journal_are_no_empty_run(small: SmallRun) -> None:
+    journal = small.paths.journal
+    shutil.rmtree(journal)
+    with pytest.raises(DamageError, match="the journal is missing, though there are") as error:
+        open_run(small.paths.folder)
+    assert error.value.path == journal
+    assert verify(small.paths.folder) == (0, [Damage(journal, error.value.message)])
+    shutil.rmtree(small.paths.folder / "scores")
+    assert open_run(small.paths.folder).front() == []  # as a search that has just begun
 
 
 def test_a_folder_that_is_no_run_is_the_users_error(tmp_path: Path) -> None:

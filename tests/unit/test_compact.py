@@ -437,6 +437,22 @@ def test_a_lost_manifest_costs_its_generation_and_nothing_else(
     assert outcome(run) == outcome(finished)
 
 
+def test_a_missing_file_of_joined_tables_is_named_and_no_other(run: Path) -> None:
+    compact(run)
+    manifest, part = RunPaths(run).joined("scores", "search", 0), parts(run)[0]
+    for path, said in ((manifest, "the manifest of joined tables"), (part, "a file of joined")):
+        away = path.rename(run / "away")
+        with pytest.raises(DamageError, match=f"^{said}.* is missing") as caught:
+            open_run(run).measures("search")
+        assert caught.value.path == path and "copy it anew" in caught.value.hint
+        assert {d.path for d in verify(run)[1] if "is missing" in d.message} == {path}
+        with pytest.warns(UserWarning, match="left out"):
+            left = open_run(run, strict=False).measures("search")
+        assert len(left) < len([e for e, _ in state_of(run).accepted if e == "search"])
+        away.rename(path)
+    assert verify(run)[1] == []
+
+
 def test_a_row_less_in_joined_tables_is_an_error_whatever_the_manifest_says(run: Path) -> None:
     import hashlib
 

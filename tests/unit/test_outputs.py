@@ -13,10 +13,12 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from l2s_hpc import open_run
-from l2s_hpc.analysis.names import resolve
+from l2s_hpc.analysis.names import LEGIBLE, beginnings, resolve
+from l2s_hpc.analysis.names import _hits as hits
 from l2s_hpc.analysis.outputs import DIFFERENCE
 from l2s_hpc.cli.main import app
 from l2s_hpc.cli.outputs import visible
@@ -200,6 +202,28 @@ def test_diff_lists_the_items_of_which_one_of_two_is_right(run: Path) -> None:
     assert pl.read_parquet(run / "rows.parquet").to_dicts() == rows
 
 
+def test_diff_fits_a_narrow_terminal(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = Console(width=70, force_terminal=True, highlight=False, soft_wrap=True, no_color=True)
+    monkeypatch.setattr("l2s_hpc.cli.output.stdout", wide)
+    out = visible(l2s("diff", run, "TA/01", "slow")[1])
+    table = [line for line in out.splitlines() if line[:1] in "┏┃┡│└"]
+    assert {len(line) for line in table} <= set(range(71))
+    assert "left out for want of room: TA/01 tokens, slow tokens" in out
+    for line in (line for line in table if line.startswith("│")):
+        number, item = (cell.strip() for cell in line.split("│")[1:3])
+        assert len(item.partition("/")[2]) == LEGIBLE
+        assert shown(run, "slow", item)["number"] == int(number)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.text("01-", min_size=1, max_size=20))))
+def test_each_beginning_names_one_item(names: list[tuple[str, str]]) -> None:
+    items = [ITEMS_ASKED[0].model_copy(update={"benchmark": b, "item": i})
+             for b, i in sorted(set(names))]  # fmt: skip
+    for place, (item, begins) in enumerate(zip(items, beginnings(items).values(), strict=True)):
+        assert item.item.startswith(begins) and len(begins) >= min(LEGIBLE, len(item.item))
+        assert hits(items, f"{item.benchmark}/{begins}") == [place]
+
+
 def test_diff_says_on_how_many_items_two_do_not_differ(tmp_path: Path) -> None:
     source, run = tmp_path / "theirs", tmp_path / "run"
     for model in ("A", "B"):
@@ -263,7 +287,7 @@ def test_verdicts_without_texts_are_shown_as_such(tmp_path: Path) -> None:
     (answer,) = found["answers"]
     assert (answer["text"], answer["missing"]) == (None, "none were recorded")
     out = l2s("show", tmp_path / "run", "R1", 2)[1]
-    assert "wrong: no answer (qwen2.5-math)" in out
+    assert "wrong: the answer was not recorded (qwen2.5-math)" in out
     assert "(no full text: none were recorded)" in out
     with pytest.raises(UserError, match="has no full texts in 'imported': none were recorded"):
         open_run(tmp_path / "run").outputs("R1")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from l2s_hpc.cli.main import app
@@ -14,7 +16,7 @@ from l2s_hpc.controller import regrade as regrading
 from l2s_hpc.controller.import_run import import_run
 from l2s_hpc.controller.regrade import regrade
 from l2s_hpc.controller.verify import quarantine, verify
-from l2s_hpc.errors import UserError
+from l2s_hpc.errors import IncompleteError, UserError
 from l2s_hpc.evaluation.grading import GRADER, Decision
 from l2s_hpc.evaluation.verdicts import MOST_PARTS, VerdictCache, cache_folder
 from l2s_hpc.store.layout import RunPaths
@@ -145,6 +147,19 @@ def test_verify_finds_damaged_grades_and_reopens_nothing(
     assert verify(run) == (2, [])
 
 
+@pytest.mark.parametrize("text", [None, "{", "{}"])
+def test_a_lost_description_costs_no_table(run: Path, text: str | None) -> None:
+    path = RunPaths(run).evaluation("imported")
+    whole = path.read_bytes()
+    path.unlink() if text is None else path.write_text(text, encoding="utf-8")
+    accepted, damage = verify(run)
+    assert (accepted, [d.path for d in damage]) == (2, [path])
+    assert "description is missing or damaged: copy it anew" in damage[0].message
+    assert quarantine(run, damage) == 0
+    path.write_bytes(whole)
+    assert verify(run) == (2, [])
+
+
 def test_two_versions_of_the_grader_are_compared(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +215,22 @@ def test_missing_and_damaged_outputs_are_named_and_the_others_graded(
     assert caught.value.exit_code == 3  # type: ignore[attr-defined]
     said = json.loads(capsys.readouterr().out)
     assert said["damage"] == [{"file": str(path), "damage": "the table of outputs is missing"}]
+
+
+def test_how_many_were_judged_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show(run, as_json=False)
+    assert "2 of 2 score tables judged" in capsys.readouterr().out
+    path = RunPaths(run).outputs("imported", 0, "w/0.5")
+    path.unlink()
+    RunPaths(run).grades(GRADER, "imported", 0, "w/0.5").unlink()
+    with pytest.raises(typer.Exit):
+        show(run, as_json=False)
+    assert "1 of 2 score tables judged" in capsys.readouterr().out
+    shutil.rmtree(run / "outputs")
+    shutil.rmtree(run / "grades")
+    with pytest.raises(IncompleteError, match="none of 2 score tables was judged; the first: the"):
+        show(run, as_json=False)
+    assert capsys.readouterr().out == ""
 
 
 def test_bare_verdicts_have_nothing_to_grade(tmp_path: Path) -> None:

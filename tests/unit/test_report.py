@@ -118,6 +118,7 @@ def test_the_numbers_are_there_with_intervals_and_counts(report: str) -> None:
     assert "12 items, of which some parent solves 11" in text
     assert "looked at once" in text
     assert text.count("optimistic") >= 4
+    assert "A parent's own NTR need not be zero" in text
     assert "2 failed" in text
     assert "1 gave a known model" in text
 
@@ -334,10 +335,27 @@ def test_a_path_says_which_pictures(run: Run, tmp_path: Path, capsys: Capture) -
         report_verb([run.folder], tmp_path / "r.html", tmp_path / "x.png")
 
 
+def test_a_folder_gets_the_page_and_what_cannot_be_written_is_said(
+    run: Run, tmp_path: Path, capsys: Capture
+) -> None:
+    report_verb([run.folder], tmp_path)
+    assert capsys.readouterr().out == f"report: {tmp_path / 'report.html'}\n"
+    file = tmp_path / "report.html"
+    for out, svg, png in (
+        (file / "x.html", None, None),
+        (file, file / "pics", None),
+        (file, None, file / "x.png"),
+    ):
+        with pytest.raises(UserError, match=r"cannot be written: (Not a dir|File exists)") as error:
+            report_verb([run.folder], out, svg, png)
+        assert file in Path(str(error.value.path)).parents
+
+
 def test_a_run_without_charts_has_no_picture(tmp_path: Path) -> None:
     SmallRun(tmp_path / "run")
-    with pytest.raises(UserError, match="no picture to write"):
+    with pytest.raises(UserError, match="no picture to write: the report has no chart") as error:
         report_verb([tmp_path / "run"], None, tmp_path / "charts")
+    assert "once two models differ on an item" in error.value.hint
 
 
 @given(st.text())
