@@ -27,6 +27,7 @@ from l2s_hpc.store.files import create_json, remove_stale_temporaries, write_jso
 from l2s_hpc.store.journal import Event
 from l2s_hpc.store.layout import RunPaths, safe_name
 from l2s_hpc.store.run import RunInfo, check_free, read_run
+from l2s_hpc.store.state import check_journal
 
 _PACKAGES = ("l2s_hpc", "pymoo", "numpy", "pyarrow", "polars", "submitit", "sympy")
 
@@ -51,11 +52,13 @@ def open_controller(
 
     Raises:
         UserError: the job or site is wrong, or the folder holds another search; nothing is written.
+        DamageError: the run has score tables and no journal.
     """
     paths = RunPaths(folder)
     check_executor(site)
     if paths.run_json.exists():
         info = read_run(folder)
+        check_journal(paths)
         resolved = resolve(_as_begun(config, info), site, frozen=info.frozen)
         _check_same_search(info, resolved, folder)
     else:

@@ -329,6 +329,19 @@ class RunState:
         return next(a for a in self.attempts[key] if a.attempt == number)
 
 
+def check_journal(paths: RunPaths) -> None:
+    """Raise `DamageError` if there are score tables and no journal that could have accepted them.
+
+    Such a run is a copy of a part, and no new run that may begin at the beginning.
+    """
+    if not any(paths.journal.glob("*/*.json")) and any(paths.all_scores()):
+        raise DamageError(
+            "the journal is missing, though there are score tables",
+            hint="copy the run directory whole; an import that was ended goes on with its command",
+            path=paths.journal,
+        )
+
+
 def read_state(paths: RunPaths, tables_first: bool = False) -> tuple[RunState, Journal]:
     """Fold a run's journal.
 
@@ -340,12 +353,8 @@ def read_state(paths: RunPaths, tables_first: bool = False) -> tuple[RunState, J
         DamageError: an entry is damaged, or one is missing and hides all that follow, or all are.
     """
     there = len(list(paths.journal.glob("*/*.json")))
-    if not there and not tables_first and any(paths.all_scores()):
-        raise DamageError(
-            "the journal is missing, though there are score tables",
-            hint="copy the run directory whole; an import that was ended goes on with its command",
-            path=paths.journal,
-        )
+    if not tables_first:
+        check_journal(paths)
     state, journal = RunState(), Journal(paths.journal)
     for entry in journal.refresh():
         state.apply(entry)

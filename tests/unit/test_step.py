@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from l2s_hpc.controller.resolve import load
 from l2s_hpc.controller.start import open_controller
 from l2s_hpc.controller.step import Controller
 from l2s_hpc.controller.verify import verify
-from l2s_hpc.errors import IncompleteError, LimitError, SubmitError, Unreachable
+from l2s_hpc.errors import DamageError, IncompleteError, LimitError, SubmitError, Unreachable
 from l2s_hpc.store import files
 from l2s_hpc.store.files import read_json, write_json
 from l2s_hpc.store.journal import Event, Journal
@@ -167,6 +168,14 @@ def test_two_controllers_on_one_run_do_no_harm(lab: Lab, mini: Mini, tmp_path: P
     lab.nodes.run = alone.paths.folder
     drive(alone.controller())
     assert outcome(alone.paths.folder) == outcome(lab.paths.folder)
+
+
+def test_a_search_that_lost_its_journal_does_not_begin_anew(lab: Lab) -> None:
+    drive(lab.controller(), told=1)
+    shutil.rmtree(lab.paths.journal)
+    with pytest.raises(DamageError, match="the journal is missing, though there are score tables"):
+        lab.controller()
+    assert not lab.paths.journal.exists()
 
 
 # Noise twins
