@@ -360,6 +360,61 @@ def test_metrics_that_tell_of_other_verdicts_are_a_fault(tmp_path: Path) -> None
     assert "says 66.7 %" in message
 
 
+def test_a_sweep_that_is_sorted_by_benchmark_is_one_sweep(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    for weight, right in (("0.0", [1, 1, 0]), ("0.5", [1, 0, 1]), ("1.0", [0, 0, 1])):
+        for benchmark in ("aime24", "gsm8k"):
+            rows = [row(i, str(i) if r else "no", str(i)) for i, r in enumerate(right)]
+            write_outputs(folder / benchmark, weight, benchmark, rows)
+    run = tmp_path / "run"
+    code, out, _ = l2s("import", folder, "--run", run, "--parents", "slow=0.0,fast=1.0", "--json")
+    said = json.loads(out)
+    assert (code, said["candidates"], said["lacks"]) == (0, ["0.0", "0.5", "1.0"], {})
+    found = pooled(json.loads(l2s("ntr", run, "--json")[1]))["0.5"]
+    assert (found["n"], found["ntr"]) == (6, pytest.approx(1 / 3))
+    for words in (("front",), ("compare", "0.5", "slow"), ("diff", "0.5", "slow"), ("report",)):
+        code, out, _ = l2s(words[0], run, *words[1:], "--json")
+        assert code == 0 and json.loads(out), words
+    assert len(json.loads(l2s("show", run, "0.5", 1, "--json")[1])["answers"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("aime24/0.5", "0.5"),
+        ("sweep/aime24/0.5", "sweep/0.5"),
+        ("aime24/TA/1.5B/02", "TA/1.5B/02"),
+        ("TA/1.5B/02", "TA/1.5B/02"),
+        ("TA/aime24", "TA/aime24"),
+        ("aime24", "aime24"),
+    ],
+)
+def test_a_folder_that_is_called_like_its_benchmark_names_no_model(
+    tmp_path: Path, place: str, name: str
+) -> None:
+    write_outputs(tmp_path / "published", place, "aime24", ROWS)
+    write_scores(tmp_path / "published", f"{place}-bare", aime24=[1, 0, 1])
+    made = import_run(tmp_path / "published", tmp_path / "run")
+    assert made.aligned.candidates == [name, f"{name}-bare"]
+
+
+def test_a_folder_of_several_benchmarks_is_part_of_the_name(tmp_path: Path) -> None:
+    write_outputs(tmp_path / "published", "aime24/0.5", "aime24", ROWS)
+    write_outputs(tmp_path / "published", "aime24/0.5", "gsm8k", ROWS)
+    made = import_run(tmp_path / "published", tmp_path / "run")
+    assert made.aligned.candidates == ["aime24/0.5"]
+
+
+def test_two_files_for_one_model_are_named_wherever_they_stand(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    first = write_outputs(folder, "aime24/0.5", "aime24", ROWS)
+    second = write_outputs(folder, "0.5", "aime24", ROWS)
+    write_outputs(folder, "1.0", "aime24", ROWS)
+    found = faults(import_run(folder, tmp_path / "run"))
+    assert set(found) == {str(path.relative_to(folder)) for path in (first, second)}
+    assert all("several files for one model and benchmark" in text for text in found.values())
+
+
 def test_two_files_for_one_model_and_benchmark_are_both_named(tmp_path: Path) -> None:
     folder = tmp_path / "published"
     write_outputs(folder, "a", "aime24", ROWS)
