@@ -49,6 +49,12 @@ class _Choice:
         """Return the measures that decide, of the candidates that may be chosen."""
         there = self.run.measures(self.evaluation, self.without)
         deciding = self.run.measures(self.deciding, self.without)
+        if self.reference not in there.keys() & deciding.keys():
+            raise UserError(
+                f"{self.reference} cannot be compared in '{self.evaluation}'",
+                hint="it lacks a benchmark (--without leaves that out), or its table is damaged",
+                path=self.run.folder,
+            )
         found = {
             candidate: deciding[candidate]
             for candidate in eligible(self.run, self.evaluation, there)

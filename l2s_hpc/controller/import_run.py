@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from l2s_hpc.analysis.compared import left_out
+from l2s_hpc.analysis.compared import by_lack, left_out
 from l2s_hpc.errors import IncompleteError, UserError, did_you_mean
 from l2s_hpc.evaluation import qwen
 from l2s_hpc.evaluation.imports import Aligned, Sheet, align, gather, items_of_files
@@ -294,10 +294,7 @@ def _entry(batch: str, accepted: list[Event]) -> list[Event]:
 
 
 def _notes(aligned: Aligned) -> tuple[str, ...]:
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for candidate, lacking in aligned.lacks().items():
-        groups.setdefault(lacking, []).append(candidate)
-    notes = [left_out(lacking, candidates) for lacking, candidates in groups.items()]
+    notes = [left_out(*group) for group in by_lack(aligned.lacks()).items()]
     settings = sorted({sheet.settings for sheet in aligned.sheets.values() if sheet.settings})
     if len(settings) > 1:
         notes.append(f"the files were not made alike: {', '.join(settings)}")

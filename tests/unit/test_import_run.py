@@ -141,6 +141,60 @@ def test_a_torn_file_is_named_and_its_model_compared_only_without_that_benchmark
     assert "TA/1.5B/02 lacks gsm8k" in report.read_text("utf-8")
 
 
+@pytest.fixture
+def halves(tmp_path: Path) -> Path:
+    """A run in which each candidate lacks a benchmark: c has gsm8k alone, others aime24."""
+    folder = tmp_path / "published"
+    write_scores(folder, "a", aime24=SLOW)
+    write_scores(folder, "b", aime24=FAST)
+    write_scores(folder, "c", gsm8k=MERGED)
+    write_scores(folder, "d", aime24=MERGED)
+    import_run(folder, tmp_path / "run", {"slow": "a", "fast": "b"})
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "words", [("ntr",), ("front",), ("compare", "a", "b"), ("front", "--on", "ntr"), ("report",)]
+)
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_where_each_candidate_lacks_a_benchmark_that_is_said(
+    halves: Path, words: tuple[str, ...], form: tuple[str, ...]
+) -> None:
+    code, out, err = l2s(words[0], halves, *words[1:], *form)
+    assert (code, out) == (2, "")
+    assert "no candidate has all benchmarks" in err
+    assert "gsm8k is lacking in a, b, d; aime24 is lacking in c" in err
+    assert "Hint: --without gsm8k compares 3 of them" in err
+    code, out, err = l2s(words[0], halves, *words[1:], *form, "--without", "gsm8k")
+    assert code == 0 and "nothing yet" not in out and "lacking" not in err
+    with pytest.raises(UserError, match="no candidate has all benchmarks"):
+        open_run(halves).lengths()
+    assert "gsm8k is lacking in a, b, d" in open_run(halves)._repr_html_()
+
+
+def test_a_report_without_a_benchmark_says_so(halves: Path) -> None:
+    assert l2s("report", halves, "--without", "gsm8k", "--json")[0] == 0
+    text = (halves / "report.html").read_text("utf-8")
+    assert "All figures are without gsm8k." in text
+    assert "c lacks aime24" in text and "a, b, d lack" not in text
+    assert "no candidate and no parent has a score table" not in text
+    code, _, err = l2s("report", halves, halves, "--without", "gsm8k", "--out", halves / "x")
+    assert code == 2 and "--without goes with the report of one run" in err
+
+
+def test_a_parent_that_lacks_a_benchmark_is_told_from_one_without_a_table(
+    source: Path, tmp_path: Path
+) -> None:
+    write_scores(source, "R2", aime24=SLOW)
+    import_run(source, tmp_path / "run", {"slow": "R2", "fast": "MATH/1.5B"})
+    _, _, err = l2s("ntr", tmp_path / "run")
+    assert "unknown: parent.slow lacks gsm8k; --without gsm8k leaves it out for all, or say" in err
+    assert "parent.fast" not in err
+    code, _, err = l2s("front", tmp_path / "run", "--shortest-within", 1)
+    assert code == 2 and "R2 cannot be compared in 'imported'" in err
+    assert "--without" in err
+
+
 def test_a_benchmark_that_is_left_out_must_be_there(source: Path, tmp_path: Path) -> None:
     import_run(source, tmp_path / "run")
     opened = open_run(tmp_path / "run")
