@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from l2s_hpc.analysis.candidates import picks_of
+from l2s_hpc.analysis.compared import UNCOUNTED
 from l2s_hpc.analysis.comparison import comparison_rows
 from l2s_hpc.analysis.fitness import Measures
 from l2s_hpc.analysis.front import chosen_on, eligible
@@ -66,7 +67,8 @@ class _Choice:
             raise UserError(message, hint=hint, path=self.run.folder)
         if any(row["tokens"] is None for row in found.values()):
             message = f"not all answer lengths are known in evaluation '{self.deciding}'"
-            raise UserError(message, path=self.run.folder)
+            hint = UNCOUNTED if self.run.info.imported else ""
+            raise UserError(message, hint=hint, path=self.run.folder)
         return found
 
     def row(self, candidate: str, bound: str) -> Row:

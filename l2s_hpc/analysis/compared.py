@@ -14,6 +14,13 @@ from l2s_hpc.analysis.frames import Frames
 from l2s_hpc.errors import UserError, did_you_mean
 from l2s_hpc.measures.tradeoff import non_dominated
 
+COUNTED = (
+    "tokens were counted anew from the texts, with a tokenizer and without special tokens: "
+    "approximately those that were generated"
+)
+UNCOUNTED = "`l2s import --tokenizer FOLDER` counts the tokens of imported texts"
+"""What is said of answer lengths where a tokenizer told them, or might."""
+
 Lacks = Mapping[str, Collection[str]]
 """By candidate, the benchmarks that an import found no sound file of."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from l2s_hpc.analysis.charts import front_chart
+from l2s_hpc.analysis.compared import UNCOUNTED
 from l2s_hpc.analysis.figures import Figures, Key
 from l2s_hpc.analysis.look import AVERAGE, COLOURS, FRONT, PARENT, SEARCHED, SWEEP
 from l2s_hpc.analysis.page import Child, Html, el, join, table
@@ -10,7 +11,9 @@ from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.words import items_of, known, name_of, optimistic, times
 from l2s_hpc.errors import UserError
 
-_NO_TOKENS = "Nothing to draw: the imported files do not tell how long the answers were."
+_NO_TOKENS = (
+    f"Nothing to draw: the imported files do not tell how long the answers were; {UNCOUNTED}."
+)
 _NOT_YET = "Nothing to draw yet: no candidate and no parent has a score table."
 _BARS = (
     "Bars are 95% intervals by resampling items within benchmarks: those of the front hold for all "
@@ -41,7 +44,9 @@ def front_section(run: Run, figures: Figures) -> Html:
         f"better. {_BARS} "
     )
     words += (
-        f"The front holds {len(rows)} candidates, chosen on the selection items."
+        f"The front holds the {len(rows)} candidates, parents aside, that none dominates."
+        if run.info.imported
+        else f"The front holds {len(rows)} candidates, chosen on the selection items."
         if best != "search"
         else f"The front holds the {len(rows)} feasible candidates that none dominates so far."
         if rows

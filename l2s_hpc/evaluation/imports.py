@@ -83,6 +83,11 @@ class Aligned:
         """The models that have at least one benchmark."""
         return sorted({candidate for candidate, _ in self.sheets})
 
+    @property
+    def texts(self) -> bool:
+        """Whether there are texts, whose answers can be graded and whose tokens counted."""
+        return any(sheet.asked is not None for sheet in self.sheets.values())
+
     def lacks(self) -> dict[str, tuple[str, ...]]:
         """Return the benchmarks that each incomplete candidate has no sound file of."""
         missing = {
