@@ -21,6 +21,7 @@ TEXTS = {
     "slow": ["Let us see: 2 + 2 = 4, so it is \\boxed{4}.", "Well, well, well: \\boxed{7}"],
     "mid": ["It is \\boxed{4}", "\\boxed{7}"],
     "fast": ["\\boxed{5}", ""],
+    "weak": ["Hm, it may well be \\boxed{4}", "Nobody knows"],
 }
 
 
@@ -67,7 +68,7 @@ def test_tokens_are_counted_from_the_texts_without_special_tokens(
         wanted = [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
         assert counts(run, model) == wanted
     assert counts(run, "fast")[1] == 0
-    assert verify(run) == (3, [])
+    assert verify(run) == (4, [])
 
 
 def test_whatever_asks_for_lengths_works_on_what_was_counted(source: Path, tmp_path: Path) -> None:
@@ -85,7 +86,8 @@ def test_whatever_asks_for_lengths_works_on_what_was_counted(source: Path, tmp_p
     assert l2s("report", run)[0] == 0
     text = (run / "report.html").read_text("utf-8")
     assert "Tokens were counted anew" in text and "Answer lengths" in text
-    assert "selection items" not in text
+    assert "selection items" not in text and "searched candidate" not in text
+    assert text.count("other model") > 2  # in the legends, and as points of front and lengths
 
 
 def test_the_run_says_which_tokenizer_counted(source: Path, tmp_path: Path) -> None:
