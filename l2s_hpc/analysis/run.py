@@ -190,7 +190,8 @@ class Run:
         """Return the measures of every candidate with a table in an evaluation; none: empty.
 
         Transfer rates are None as long as a parent has no table there. `without` leaves benchmarks
-        out; an imported candidate that lacks another one is left out, with a warning.
+        out; an imported candidate that lacks another one is left out, with a warning, and where
+        each lacks one that is a `UserError`, as in all comparisons.
         """
         key = (evaluation, *sorted(set(without)))
         if key not in self._measured:
