@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from l2s_hpc.analysis.candidates import picks_of
+from l2s_hpc.analysis.compared import UNCOUNTED
 from l2s_hpc.analysis.comparison import comparison_rows
 from l2s_hpc.analysis.fitness import Measures
 from l2s_hpc.analysis.front import chosen_on, eligible
@@ -49,6 +50,12 @@ class _Choice:
         """Return the measures that decide, of the candidates that may be chosen."""
         there = self.run.measures(self.evaluation, self.without)
         deciding = self.run.measures(self.deciding, self.without)
+        if self.reference not in there.keys() & deciding.keys():
+            raise UserError(
+                f"{self.reference} cannot be compared in '{self.evaluation}'",
+                hint="it lacks a benchmark (--without leaves that out), or its table is damaged",
+                path=self.run.folder,
+            )
         found = {
             candidate: deciding[candidate]
             for candidate in eligible(self.run, self.evaluation, there)
@@ -60,7 +67,8 @@ class _Choice:
             raise UserError(message, hint=hint, path=self.run.folder)
         if any(row["tokens"] is None for row in found.values()):
             message = f"not all answer lengths are known in evaluation '{self.deciding}'"
-            raise UserError(message, path=self.run.folder)
+            hint = UNCOUNTED if self.run.info.imported else ""
+            raise UserError(message, hint=hint, path=self.run.folder)
         return found
 
     def row(self, candidate: str, bound: str) -> Row:

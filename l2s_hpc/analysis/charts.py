@@ -9,6 +9,7 @@ from l2s_hpc.analysis.look import (
     COLOURS,
     FRONT,
     INK,
+    OTHER,
     PARENT,
     SEARCHED,
     SWEEP,
@@ -25,12 +26,15 @@ from l2s_hpc.analysis.tradeoff import Hypervolume
 from l2s_hpc.analysis.transfer import Row
 
 _SHAPES = {
-    SEARCHED: "circle", FRONT: "circle", SWEEP: "circle", AVERAGE: "square", PARENT: "diamond",
+    SEARCHED: "circle", OTHER: "circle", FRONT: "circle", SWEEP: "circle",
+    AVERAGE: "square", PARENT: "diamond",
 }  # fmt: skip
 SEARCH, PLAIN = "search", "plain average and parents"
 HYPERVOLUME_COLOURS = (COLOURS[FRONT], COLOURS[SWEEP], COLOURS[PARENT])
 """Of the search, the sweep and plain average with parents."""
-_AREAS = {SEARCHED: 40, FRONT: 95, SWEEP: 40, AVERAGE: 95, PARENT: 120}
+_AREAS = {SEARCHED: 40, OTHER: 40, FRONT: 95, SWEEP: 40, AVERAGE: 95, PARENT: 120}
+_CLOUD = (SEARCHED, OTHER)
+"""What lies behind the front: candidates of the search, or imported models."""
 _HEIGHT = 400
 _NARROW = (640, _HEIGHT)
 """Width and height in pixels for which words are placed: most plots are wider, a phone's is not."""
@@ -66,7 +70,8 @@ def front_points(run: Run, evaluation: str) -> list[Row]:
             }[kind]
         )
     placed = {*on_front, *references.values()}
-    kinds = [(SEARCHED, c, "") for c in run.state.genomes if c not in placed] + kinds
+    cloud, others = (OTHER, measured) if run.info.imported else (SEARCHED, run.state.genomes)
+    kinds = [(cloud, c, "") for c in others if c not in placed] + kinds
     return [
         {
             **{name: pooled[candidate][name] for name in _ON_POINT},
@@ -173,17 +178,17 @@ def _gene_fields(run: Run) -> dict[str, str]:
 
 def _front_layers(points: list[Row]) -> list[alt.Chart]:
     """Return the layers from back to front: cloud, lines, intervals, points, words."""
-    shown = [row for row in points if row["kind"] != SEARCHED]
-    searched = [row for row in points if row["kind"] == SEARCHED]
+    shown = [row for row in points if row["kind"] not in _CLOUD]
+    cloud = [row for row in points if row["kind"] in _CLOUD]
     there = {row["kind"] for row in points}
     kinds = [kind for kind in COLOURS if kind in there]
-    layers = [_points(searched, kinds, opacity=0.6)] if searched else []
+    layers = [_points(cloud, kinds, opacity=0.6)] if cloud else []
     for kind, dash in ((SWEEP, [6, 4]), (FRONT, [1, 0])):
         line = [row for row in points if row["kind"] == kind]
         mark = _on(line).mark_line(color=COLOURS[kind], strokeDash=dash, strokeWidth=2)
         layers += [mark.encode(order="order:Q")] if line else []
     layers += _intervals([row for row in shown if row["kind"] != SWEEP], kinds)
-    for kind in (kind for kind in kinds if kind != SEARCHED):
+    for kind in (kind for kind in kinds if kind not in _CLOUD):
         layers.append(_points([row for row in shown if row["kind"] == kind], kinds, opacity=1))
     return layers + _words(points)
 

@@ -1,7 +1,8 @@
 """Which candidates and benchmarks take part in a comparison.
 
-An imported candidate may lack a benchmark, because its file was torn. It is compared on all
-benchmarks of an evaluation or on none: whoever wants its figures leaves the benchmark out for all.
+An imported candidate may lack a benchmark, because its file was torn or never there. It is compared
+on all benchmarks of an evaluation or on none: whoever wants its figures leaves the benchmark out
+for all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,13 @@ from collections.abc import Collection, Iterable, Mapping
 from l2s_hpc.analysis.frames import Frames
 from l2s_hpc.errors import UserError, did_you_mean
 from l2s_hpc.measures.tradeoff import non_dominated
+
+COUNTED = (
+    "tokens were counted anew from the texts, with a tokenizer and without special tokens: "
+    "approximately those that were generated"
+)
+UNCOUNTED = "`l2s import --tokenizer FOLDER` counts the tokens of imported texts"
+"""What is said of answer lengths where a tokenizer told them, or might."""
 
 Lacks = Mapping[str, Collection[str]]
 """By candidate, the benchmarks that an import found no sound file of."""
@@ -25,16 +33,28 @@ def comparable(
     A candidate that is left out for want of a benchmark is named in a warning.
 
     Raises:
-        UserError: a benchmark that is to be left out is unknown, or none is left.
+        UserError: a benchmark that is to be left out is unknown, or none is left; or each candidate
+            lacks one.
     """
     known = frames.usable(evaluation)
     if without and known:
         _check(frames.benchmarks(evaluation), without)
-    missing = {c: tuple(sorted(set(lacks.get(c, ())) - set(without))) for c in known}
-    for benchmarks in dict.fromkeys(filter(None, missing.values())):
-        lacking = [candidate for candidate, names in missing.items() if names == benchmarks]
-        warnings.warn(left_out(benchmarks, lacking), stacklevel=3)
-    return frames.leaving_out(without), [c for c in known if not missing[c]]
+    lacking = by_lack({c: lacks.get(c, ()) for c in known}, without)
+    whole = lacking.pop((), [])
+    if lacking and not whole:
+        hint = _enough(lacking, without, frames.benchmarks(evaluation))
+        raise UserError(_nobody(lacking), hint=hint, path=frames.folder)
+    for benchmarks, candidates in lacking.items():
+        warnings.warn(left_out(benchmarks, candidates), stacklevel=4)
+    return frames.leaving_out(without), whole
+
+
+def by_lack(lacks: Lacks, without: Collection[str] = ()) -> dict[tuple[str, ...], list[str]]:
+    """Return the candidates by the benchmarks that they lack, beside those that are left out."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for candidate, benchmarks in lacks.items():
+        found.setdefault(tuple(sorted({*benchmarks} - {*without})), []).append(candidate)
+    return found
 
 
 def left_out(benchmarks: Collection[str], candidates: Collection[str]) -> str:
@@ -63,6 +83,30 @@ def best_measured(
         points = [(accuracy, 0.0) for accuracy, _ in points]
     mask = non_dominated([(accuracy, float(tokens or 0.0)) for accuracy, tokens in points])
     return [candidate for candidate, on_front in zip(rows, mask, strict=True) if on_front]
+
+
+def _nobody(lacking: Mapping[tuple[str, ...], list[str]]) -> str:
+    """Say that each candidate lacks some benchmark, and which lacks which."""
+    parts = [
+        f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} lacking in {', '.join(found)}"
+        for names, found in lacking.items()
+    ]
+    return f"no candidate has all benchmarks: {'; '.join(parts)}"
+
+
+def _enough(
+    lacking: Mapping[tuple[str, ...], list[str]], without: Collection[str], known: list[str]
+) -> str:
+    """Return a hint that lets as many candidates as possible be compared."""
+    ways = {
+        names: sum(len(found) for others, found in lacking.items() if {*others} <= {*names})
+        for names in lacking
+        if not {*without, *names}.issuperset(known)
+    }
+    if not ways:
+        return "leave fewer benchmarks out"
+    best = max(ways, key=lambda names: ways[names])
+    return f"--without {','.join(sorted({*without, *best}))} compares {ways[best]} of them"
 
 
 def _check(known: list[str], without: Collection[str]) -> None:

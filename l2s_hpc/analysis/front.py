@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2s_hpc.analysis.bands import bands
 from l2s_hpc.analysis.candidates import front_row
-from l2s_hpc.analysis.compared import best_measured
+from l2s_hpc.analysis.compared import UNCOUNTED, best_measured
 from l2s_hpc.analysis.fitness import Measures
 from l2s_hpc.analysis.tradeoff import feasible, search_front
 from l2s_hpc.analysis.verdicts import read_verdicts
@@ -60,7 +60,8 @@ def front_rows(
         chosen = best_measured(measured, run.parents.values())
         apart = set(run.parents.values())
         if any(row["tokens"] is None for c, row in measured.items() if c not in apart):
-            warnings.warn("tokens are not known: this front is by accuracy alone", stacklevel=3)
+            text = f"tokens are not known: this front is by accuracy alone; {UNCOUNTED}"
+            warnings.warn(text, stacklevel=3)
     else:
         chosen = search_front(run.state) if split == "search" else list(run.state.front or ())
     chosen = [candidate for candidate in chosen if candidate in measured]
@@ -140,7 +141,7 @@ def _by(run: Run, split: str, names: Sequence[str], without: Sequence[str]) -> l
         lacking = [name for name in names if any(deciding[c][name] is None for c in able)]
         text = f"{' or '.join(lacking)} is not known of {missing} of evaluation '{split}'"
         if not known:
-            hint = "transfer rates need the parents' tables; some imports do not tell tokens"
+            hint = f"transfer rates need the parents' tables; {UNCOUNTED}"
             raise UserError(text, hint=hint)
         warnings.warn(f"left off the front: {text}", stacklevel=4)
     if not known:

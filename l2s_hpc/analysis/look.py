@@ -15,9 +15,10 @@ import altair as alt
 from l2s_hpc.analysis.transfer import Row
 
 SEARCHED, FRONT, SWEEP = "searched candidate", "front", "one-parameter sweep"
-AVERAGE, PARENT = "plain average", "parent"
+AVERAGE, PARENT, OTHER = "plain average", "parent", "other model"
 COLOURS = {
-    SEARCHED: "#8f97a1", FRONT: "#2777c9", SWEEP: "#c9821a", AVERAGE: "#c9821a", PARENT: "#b8487a",
+    SEARCHED: "#8f97a1", OTHER: "#8f97a1", FRONT: "#2777c9", SWEEP: "#c9821a",
+    AVERAGE: "#c9821a", PARENT: "#b8487a",
 }  # fmt: skip
 SERIES = (
     "#2777c9", "#c9821a", "#2f9467", "#b8487a", "#7d68c4", "#3a9fb0", "#8f97a1", "#a0713f",

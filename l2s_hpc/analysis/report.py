@@ -78,6 +78,7 @@ def write_report(run: Run, path: Path) -> Path:
 
     Raises:
         DamageError: a score table is damaged or missing (unless the run was opened not strict).
+        UserError: each candidate lacks a benchmark, so that nothing can be compared.
     """
     return Report(run).write(path)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from l2s_hpc.analysis.charts import front_chart
+from l2s_hpc.analysis.compared import UNCOUNTED
 from l2s_hpc.analysis.figures import Figures, Key
-from l2s_hpc.analysis.look import AVERAGE, COLOURS, FRONT, PARENT, SEARCHED, SWEEP
+from l2s_hpc.analysis.look import AVERAGE, COLOURS, FRONT, OTHER, PARENT, SEARCHED, SWEEP
 from l2s_hpc.analysis.page import Child, Html, el, join, table
 from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.words import items_of, known, name_of, optimistic, times
 from l2s_hpc.errors import UserError
 
-_NO_TOKENS = "Nothing to draw: the imported files do not tell how long the answers were."
+_NO_TOKENS = (
+    f"Nothing to draw: the imported files do not tell how long the answers were; {UNCOUNTED}."
+)
 _NOT_YET = "Nothing to draw yet: no candidate and no parent has a score table."
 _BARS = (
     "Bars are 95% intervals by resampling items within benchmarks: those of the front hold for all "
@@ -41,7 +44,9 @@ def front_section(run: Run, figures: Figures) -> Html:
         f"better. {_BARS} "
     )
     words += (
-        f"The front holds {len(rows)} candidates, chosen on the selection items."
+        f"The front holds the {len(rows)} candidates, parents aside, that none dominates."
+        if run.info.imported
+        else f"The front holds {len(rows)} candidates, chosen on the selection items."
         if best != "search"
         else f"The front holds the {len(rows)} feasible candidates that none dominates so far."
         if rows
@@ -53,7 +58,7 @@ def front_section(run: Run, figures: Figures) -> Html:
         words,
         title=f"{run.info.name}: accuracy against answer length",
         note=f"{best} split, {n} items; bars are 95% intervals",
-        keys=_keys(best == "search"),
+        keys=_keys(run, best == "search"),
     )
     return join([title, drawn, *_shortest(run), _attained(run), _recipes(run)])
 
@@ -106,7 +111,7 @@ def search_section(run: Run, figures: Figures) -> Html:
         words,
         title=f"{run.info.name}: all candidates of the search",
         note=f"search split, {n} items, which chose this front; bars are 95% intervals",
-        keys=_keys(True),
+        keys=_keys(run, True),
     )
     return join([el("h2", "The search", optimistic(run, "search")), drawn, _everybody(run)])
 
@@ -197,6 +202,8 @@ def _everybody(run: Run) -> Html:
     return el("details", el("summary", f"All {len(rows)} candidates"), drawn)
 
 
-def _keys(with_search: bool) -> list[Key]:
+def _keys(run: Run, with_search: bool) -> list[Key]:
     labels = ({SEARCHED: SEARCHED} if with_search else {}) | _LABELS
+    if run.info.imported:
+        labels = {OTHER: OTHER} | {kind: _LABELS[kind] for kind in (FRONT, PARENT)}
     return [Key(kind, COLOURS[kind], label) for kind, label in labels.items()]

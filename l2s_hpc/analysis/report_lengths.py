@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from l2s_hpc.analysis.chart_items import lengths_chart
 from l2s_hpc.analysis.figures import Figures, Key
-from l2s_hpc.analysis.look import AVERAGE, COLOURS, FRONT, PARENT, SEARCHED, SWEEP
+from l2s_hpc.analysis.look import AVERAGE, COLOURS, FRONT, OTHER, PARENT, SEARCHED, SWEEP
 from l2s_hpc.analysis.page import Child, Html, el, join, sorted_by, table
 from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.transfer import Row
@@ -83,4 +83,5 @@ def _kind(run: Run, candidate: str) -> str:
     label = run.labels.get(candidate, "").partition(".")[0]
     by_label = {"parent": PARENT, "average": AVERAGE, "sweep": SWEEP}
     on_front = {row["candidate"] for row in run.front()}
-    return by_label.get(label) or (FRONT if candidate in on_front else SEARCHED)
+    others = OTHER if run.info.imported else SEARCHED
+    return by_label.get(label) or (FRONT if candidate in on_front else others)

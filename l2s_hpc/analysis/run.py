@@ -30,9 +30,9 @@ from l2s_hpc.analysis.names import resolve
 from l2s_hpc.analysis.nodes import Node, nodes
 from l2s_hpc.analysis.notebook import as_html
 from l2s_hpc.analysis.outputs import Shown, differences, outputs, show
-from l2s_hpc.analysis.samples import sample_rows
+from l2s_hpc.analysis.samples import labelled_rows
 from l2s_hpc.analysis.tradeoff import Hypervolume, attainment, hypervolume
-from l2s_hpc.analysis.transfer import Row, ntr_rows, transfer_rows
+from l2s_hpc.analysis.transfer import Row, ntr_rows, parents_among, table_rows
 from l2s_hpc.errors import DamageError
 from l2s_hpc.records import Receipt
 from l2s_hpc.store.layout import RunPaths
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from l2s_hpc.records import Recipe
 
 
-def open_run(path: str | Path, strict: bool = True) -> Run:
+def open_run(path: str | Path, strict: bool = True, without: Iterable[str] = ()) -> Run:
     """Open a run directory for reading.
 
     Only score tables that the journal accepted count, and each is compared with its receipt before
@@ -57,6 +57,7 @@ def open_run(path: str | Path, strict: bool = True) -> Run:
         path: the run directory, or a copy of it.
         strict: a damaged or missing table raises `DamageError`; else it is left out with a warning,
             and transfer rates are None where a parent's table is.
+        without: benchmarks that no comparison of this run takes in.
 
     Raises:
         UserError: the folder is not a run directory.
@@ -71,7 +72,7 @@ def open_run(path: str | Path, strict: bool = True) -> Run:
         raise DamageError(message, path=paths.run_json) from None
     state, _ = read_state(paths)
     warn_of_quarantine(state, info.purpose)
-    return Run(paths, info, state, strict)
+    return Run(paths, info, state, strict, without)
 
 
 class Run:
@@ -83,14 +84,23 @@ class Run:
         state: the journal, folded.
         parents: the parents' candidate ids by name, in the job's order: the slow one first.
         labels: the name of each reference's candidate: `parent.slow`, `average`, `sweep.0.25`, ….
+        without: the benchmarks that are left out of every comparison.
     """
 
-    def __init__(self, paths: RunPaths, info: RunInfo, state: RunState, strict: bool) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        info: RunInfo,
+        state: RunState,
+        strict: bool,
+        without: Iterable[str] = (),
+    ) -> None:
         self.folder = paths.folder
         self.info = info
         self.state = state
         self.parents = info.parent_ids()
         self.labels = info.labels()
+        self.without = tuple(sorted(set(without)))
         self._frames = Frames(paths, state.accepted.values(), strict, info.purpose)
         self._measured: dict[tuple[str, ...], dict[str, Measures]] = {}
         self._fronts: dict[tuple[Any, ...], list[Row]] = {}
@@ -168,23 +178,25 @@ class Run:
         evaluation = evaluation or self._first()
         asked = {benchmark} if benchmark else set(self._frames.benchmarks(evaluation))
         lacks = {candidate: asked.intersection(b) for candidate, b in self.info.lacks.items()}
-        frames, known = comparable(self._frames, evaluation, (), lacks)
+        frames, known = comparable(self._frames, evaluation, self.without, lacks)
         return frames.tensor(evaluation, known, benchmark)
 
     def comparable(self, evaluation: str, without: Iterable[str] = ()) -> tuple[Frames, list[str]]:
         """Return the tables without some benchmarks, and who has all the others there."""
-        return comparable(self._frames, evaluation, sorted(set(without)), self.info.lacks)
+        left = sorted({*self.without, *without})
+        return comparable(self._frames, evaluation, left, self.info.lacks)
 
     def measures(self, evaluation: str, without: Iterable[str] = ()) -> dict[str, Measures]:
         """Return the measures of every candidate with a table in an evaluation; none: empty.
 
         Transfer rates are None as long as a parent has no table there. `without` leaves benchmarks
-        out; an imported candidate that lacks another one is left out, with a warning.
+        out; an imported candidate that lacks another one is left out, with a warning, and where
+        each lacks one that is a `UserError`, as in all comparisons.
         """
         key = (evaluation, *sorted(set(without)))
         if key not in self._measured:
-            frames, known = comparable(self._frames, evaluation, key[1:], self.info.lacks)
-            parents = self._parents_among(known)
+            frames, known = self.comparable(evaluation, key[1:])
+            parents = parents_among(self, known)
             self._measured[key] = measures(frames, evaluation, known, parents) if known else {}
         return self._measured[key]
 
@@ -244,11 +256,7 @@ class Run:
         evaluation = evaluation or self.best_evaluation()
         key = (evaluation, *sorted(set(without)))
         if key not in self._tables:
-            frames, known = comparable(self._frames, evaluation, key[1:], self.info.lacks)
-            parents = self._parents_among(known)
-            rows = transfer_rows(frames, evaluation, known, parents) if known else []
-            labelled = [{"label": self.labels.get(row["candidate"]), **row} for row in rows]
-            self._tables[key] = labelled
+            self._tables[key] = table_rows(self, evaluation, key[1:])
         found = self._tables[key]
         if candidates is None:
             return list(found)
@@ -300,12 +308,7 @@ class Run:
 
         See `l2s_hpc.analysis.samples.Row`; arguments and labels are as in `table`.
         """
-        evaluation = evaluation or self.best_evaluation()
-        order = [*self.labels]
-        usable = self._frames.usable(evaluation, candidates)
-        usable.sort(key=lambda c: order.index(c) if c in self.labels else len(order))
-        rows = sample_rows(self._frames, evaluation, usable) if usable else []
-        return [{"label": self.labels.get(row["candidate"]), **row} for row in rows]
+        return labelled_rows(self, self._frames, evaluation or self.best_evaluation(), candidates)
 
     def hypervolume(self, evaluation: str = "search") -> Hypervolume:
         """Return the trade-off that each generation and the references reach.
@@ -394,7 +397,3 @@ class Run:
     def _first(self) -> str:
         """Return the evaluation in which candidates came up."""
         return "search" if self.info.purpose == "search" else self.best_evaluation()
-
-    def _parents_among(self, known: Iterable[str]) -> dict[str, str]:
-        """Return the parents if all of them are known: what some of them solve is no reference."""
-        return self.parents if set(self.parents.values()) <= set(known) else {}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,9 @@ from l2s_hpc.analysis.frames import UNDECIDED, Frames
 from l2s_hpc.errors import DamageError
 from l2s_hpc.measures.intervals import Interval, mean_interval
 from l2s_hpc.measures.samples import macro_share_interval, pass_at, share_interval, sizes
+
+if TYPE_CHECKING:
+    from l2s_hpc.analysis.run import Run
 
 Row = dict[str, Any]
 """One candidate on one benchmark; `all` pools over items, `macro` is the unweighted mean over
@@ -43,6 +46,17 @@ class _Answers:
     gradable: NDArray[np.bool_]
     benchmarks: NDArray[np.str_]
     samples: int
+
+
+def labelled_rows(
+    run: Run, frames: Frames, evaluation: str, candidates: Iterable[str] | None
+) -> list[Row]:
+    """Return the rows of a run's candidates (all: None), references first; see `Run.samples`."""
+    order = [*run.labels]
+    usable = frames.usable(evaluation, candidates)
+    usable.sort(key=lambda c: order.index(c) if c in run.labels else len(order))
+    rows = sample_rows(frames, evaluation, usable) if usable else []
+    return [{"label": run.labels.get(row["candidate"]), **row} for row in rows]
 
 
 def sample_rows(frames: Frames, evaluation: str, candidates: Sequence[str]) -> list[Row]:

@@ -46,10 +46,12 @@ def _imported(run: Run, receipts: list[Receipt]) -> dict[str, str]:
     """Return what is known of foreign results."""
     info = run.info
     faults = info.imported.faults if info.imported else {}
+    tokenizer = info.imported.tokenizer if info.imported else ""
     return {
         "benchmarks": ", ".join(run.config["benchmarks"]),
         "grader": _distinct(receipt.grader for receipt in receipts),
         "not imported": "; ".join(f"{file}: {why}" for file, why in faults.items()) or "–",
+        "tokens counted by": f"a tokenizer.json of sha256 {tokenizer}" if tokenizer else "–",
         "imported": info.created,
         "command": info.command,
     }

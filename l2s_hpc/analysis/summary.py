@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2s_hpc.analysis.compared import left_out
+from l2s_hpc.analysis.compared import COUNTED, by_lack, left_out
 from l2s_hpc.analysis.page import Child, Html, el, join
 from l2s_hpc.analysis.run import Run
 from l2s_hpc.analysis.words import name_of, number, rate
@@ -25,9 +25,14 @@ def summary(run: Run, evaluation: str) -> Html:
             " items so far, and may change."
         )
         parts.append(el("p", text, class_="notice"))
-    for benchmarks in dict.fromkeys(run.info.lacks.values()):
-        lacking = [name for name, names in run.info.lacks.items() if names == benchmarks]
-        parts.append(el("p", left_out(benchmarks, lacking) + ".", class_="notice"))
+    if run.info.imported and run.info.imported.tokenizer:
+        parts.append(el("p", f"{COUNTED[0].upper()}{COUNTED[1:]}.", class_="notice"))
+    if run.without:
+        text = f"All figures are without {' and '.join(run.without)}."
+        parts.append(el("p", text, class_="notice"))
+    for benchmarks, lacking in by_lack(run.info.lacks, run.without).items():
+        if benchmarks:
+            parts.append(el("p", left_out(benchmarks, lacking) + ".", class_="notice"))
     return join([*parts, *_findings(run, evaluation)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def ntr_rows(
     """Return the transfer rates of a run's candidates; see `Run.ntr`."""
     frames, known = run.comparable(evaluation, without)
     if parents is None:
-        chosen = run.parents if set(run.parents.values()) <= set(known) else {}
+        chosen = parents_among(run, known)
     else:
         chosen = {name: resolve(run, name) for name in parents}
         for name, candidate in chosen.items():
@@ -64,7 +64,7 @@ def ntr_rows(
     if not known:
         return []
     if not chosen:
-        warnings.warn(_no_parents(run, evaluation), stacklevel=3)
+        warnings.warn(_no_parents(run, evaluation, known), stacklevel=3)
     keys = list(TRANSFER_KEYS)
     if by in (None, "benchmark"):
         rows = transfer_rows(frames, evaluation, known, chosen, lengths=False)
@@ -74,6 +74,18 @@ def ntr_rows(
         keys.insert(2, str(by))
     labelled = [row | {"label": run.labels.get(row["candidate"])} for row in rows]
     return [{key: row[key] for key in keys} for row in labelled]
+
+
+def table_rows(run: Run, evaluation: str, without: Iterable[str]) -> list[Row]:
+    """Return the rows of all of a run's candidates, with their labels; see `Run.table`."""
+    frames, known = run.comparable(evaluation, without)
+    found = transfer_rows(frames, evaluation, known, parents_among(run, known)) if known else []
+    return [{"label": run.labels.get(row["candidate"]), **row} for row in found]
+
+
+def parents_among(run: Run, known: Iterable[str]) -> dict[str, str]:
+    """Return the parents if all of them are known: what some of them solve is no reference."""
+    return run.parents if set(run.parents.values()) <= set(known) else {}
 
 
 def transfer_rows(
@@ -254,12 +266,17 @@ def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
     return found
 
 
-def _no_parents(run: Run, evaluation: str) -> str:
+def _no_parents(run: Run, evaluation: str, known: Collection[str]) -> str:
     """Say why no transfer rates are known, and what to do."""
-    lacking = ", ".join(run.labels.get(c, c) for c in run.parents.values())
-    why = f"'{evaluation}' lacks tables of {lacking}" if lacking else "the run names no parents"
+    absent = [c for c in run.parents.values() if c not in known]
+    names = ", ".join(run.labels.get(c, c) for c in absent)
+    lacking = sorted({name for c in absent for name in run.info.lacks.get(c, ())})
+    why = f"'{evaluation}' lacks tables of {names};" if names else "the run names no parents;"
+    if lacking:
+        left = ",".join(lacking)
+        why = f"{names} lacks {left}; --without {left} leaves it out for all, or"
     return (
-        f"NTR and PTR are unknown: {why}; say what counts as solved with "
+        f"NTR and PTR are unknown: {why} say what counts as solved with "
         "`l2s ntr RUN --parents CANDIDATE,CANDIDATE`"
     )
 

@@ -167,8 +167,9 @@ def compare(
 
     with said_warnings():
         run = checked(open_run(folder), on)
-        a, b = _compared(run, candidates or [], against, on)
-        rows = run.compare(a, b, on, split_names(without))
+        left = split_names(without)
+        a, b = _compared(run, candidates or [], against, on, left)
+        rows = run.compare(a, b, on, left)
     shown = [
         {
             "b": short_name(run, row["b"]),
@@ -239,7 +240,7 @@ def checked(run: Run, evaluation: str | None) -> Run:
 
 
 def _compared(
-    run: Run, named: Sequence[str], against: str | None, on: str | None
+    run: Run, named: Sequence[str], against: str | None, on: str | None, without: Sequence[str]
 ) -> tuple[str, list[str]]:
     """Return the candidate that others are compared with, and the others."""
     from l2s_hpc.analysis.names import resolve
@@ -252,5 +253,5 @@ def _compared(
                 hint="for instance `l2s compare RUN slow knee`, or `--against slow` for the front",
             )
         return named[0], list(named[1:])
-    others = list(named) or [row["candidate"] for row in run.front(on)]
+    others = list(named) or [row["candidate"] for row in run.front(on, None, without)]
     return against, [one for one in others if resolve(run, one) != resolve(run, against)]

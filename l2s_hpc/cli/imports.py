@@ -41,14 +41,23 @@ def import_(
         typer.Option("--benchmarks", help="A folder of NAME.jsonl in the order of the files."),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="The name of this evaluation.")] = "imported",
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="FOLDER",
+            help="Count the tokens of each text anew with this folder's tokenizer.json, without "
+            "special tokens: approximately those that were generated.",
+        ),
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """Make a run of Qwen2.5-Math outputs and of score files; exit code 3: some were unusable."""
     from l2s_hpc.controller.import_run import import_run
 
     command = "l2s " + " ".join(sys.argv[1:])
-    done = import_run(source, run, _parents(parents), benchmarks, name, command)
-    grading = _grade(run) if done.texts else "nothing to grade: no file holds texts"
+    done = import_run(source, run, _parents(parents), benchmarks, name, command, tokenizer)
+    grading = _grade(run) if done.aligned.texts else "nothing to grade: no file holds texts"
     if as_json:
         print_json(_as_dict(done, run, grading))
     else:

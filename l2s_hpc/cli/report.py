@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from l2s_hpc.cli.analyse import split_names
 from l2s_hpc.cli.cluster import JSON
-from l2s_hpc.cli.imports import said_warnings
+from l2s_hpc.cli.imports import WITHOUT, said_warnings
 from l2s_hpc.cli.output import print_json, stdout, writing
 from l2s_hpc.errors import UserError
 
@@ -41,6 +42,7 @@ def report(
         Path | None,
         typer.Option("--png", help="Also the first chart as this .png file, or all in a folder."),
     ] = None,
+    without: WITHOUT = None,
     as_json: JSON = False,
 ) -> None:
     """Write the one-file HTML report: of one run, or of several beside each other."""
@@ -48,11 +50,16 @@ def report(
     from l2s_hpc.analysis.nodes import differences, node_rows
     from l2s_hpc.analysis.report import Report
 
+    left = split_names(without)
     if len(folders) > 1:
+        if left:
+            raise UserError("--without goes with the report of one run")
         _several(folders, out, svg, png, as_json)
         return
     with said_warnings():
-        opened = open_run(folders[0])
+        opened = open_run(folders[0], without=left)
+        if left and opened.info.purpose == "evaluate":
+            raise UserError("--without goes with searches and imports: this report compares nobody")
         made = Report(opened)
         path = _page(made, out or folders[0])
         pictures = _pictures(made.figures, svg, png)

@@ -1,7 +1,7 @@
 """`l2s import`: make a run of foreign results, that reads like any other.
 
 The verdicts that came with the files fill the score tables; ours are grades beside them. What the
-files do not tell (tokens, why an answer ended) is null.
+files do not tell (tokens, why an answer ended) is null; a tokenizer counts tokens from the texts.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import re
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from l2s_hpc.analysis.compared import left_out
+from l2s_hpc.analysis.compared import COUNTED, by_lack, left_out
 from l2s_hpc.errors import IncompleteError, UserError, did_you_mean
 from l2s_hpc.evaluation import qwen
 from l2s_hpc.evaluation.imports import Aligned, Sheet, align, gather, items_of_files
+from l2s_hpc.evaluation.tokens import TokenCounter
 from l2s_hpc.records import Evaluation, Item, Protocol, Receipt
 from l2s_hpc.store.files import create_json, write_json
 from l2s_hpc.store.journal import Event
@@ -31,6 +32,15 @@ from l2s_hpc.store.state import read_state
 
 GRADER = "qwen2.5-math"
 """The grader whose verdicts came with the files."""
+
+Row = dict[str, Any]
+"""A row of a score table or of a table of outputs."""
+
+_COUNTED = ("n_output_tokens", "n_charged_tokens")
+"""What a tokenizer tells of a text."""
+
+_SHARED = ("candidate", "benchmark", "item", "sample", "seed", *_COUNTED)
+"""What a row of outputs has from its row of scores."""
 
 _SETTINGS = re.compile(
     r"[^_]+_(?P<prompt>.+)_-?\d+_seed(?P<seed>\d+)_t(?P<temperature>\d+(?:\.\d+)?)_s\d+_e-?\d+"
@@ -52,11 +62,6 @@ class Import:
     aligned: Aligned
     notes: tuple[str, ...]
 
-    @property
-    def texts(self) -> bool:
-        """Whether there are texts that our grader can judge."""
-        return any(sheet.asked is not None for sheet in self.aligned.sheets.values())
-
 
 def import_run(
     source: Path,
@@ -65,6 +70,7 @@ def import_run(
     benchmarks: Path | None = None,
     name: str = "imported",
     command: str = "",
+    tokenizer: Path | None = None,
 ) -> Import:
     """Make a run of a folder of foreign results; the same again does nothing, or ends what began.
 
@@ -75,14 +81,17 @@ def import_run(
         benchmarks: a folder of `NAME.jsonl`, whose order that of the files is.
         name: how the run calls this evaluation.
         command: what the user typed, for the record.
+        tokenizer: the folder of one, with which tokens are counted from the texts: approximately
+            those that were generated (see `tokens.TokenCounter`).
 
     Raises:
-        UserError: there is nothing to import, a parent is not there, or the folder holds something
-            else; nothing is written.
+        UserError: there is nothing to import or to count, a parent or the tokenizer is not there,
+            or the folder holds something else; nothing is written.
         IncompleteError: no file at all is sound.
     """
     paths = RunPaths(folder)
     paths.evaluation(name)  # a name that cannot be one is said before anything is read
+    counter = TokenCounter(tokenizer) if tokenizer else None
     aligned = align(gather(source), items_of_files(benchmarks) if benchmarks else {})
     if not aligned.sheets:
         first = aligned.faults[0]
@@ -91,8 +100,10 @@ def import_run(
             f"{first.file}: {first.message}",
             path=source,
         )
+    if counter and not aligned.texts:
+        raise UserError("no tokens to count: no file holds texts", path=source)
     evaluation = _evaluation(name, aligned)
-    wanted = _info(source, folder, aligned, parents or {}, command)
+    wanted = _info(source, folder, aligned, parents or {}, command, counter)
     info = _begin(paths, wanted, evaluation)
     state, journal = read_state(paths, tables_first=True)
     # All, or those of a damaged table that `l2s verify --quarantine` has moved away.
@@ -100,15 +111,20 @@ def import_run(
     if wanting:
         attempts = {c: 1 + len(state.attempts.get((name, c), ())) for c in wanting}
         events = [
-            _write(paths, info, evaluation, aligned, source, candidate, attempt)
-            for candidate, attempt in attempts.items()
+            _write(paths, info, evaluation, c, attempt, *_rows(aligned, c, source, counter))
+            for c, attempt in attempts.items()
         ]
         journal.append(_entry(f"import-{len(state.batches) + 1}", events))
-    return Import(info, aligned, _notes(aligned))
+    return Import(info, aligned, _notes(aligned, counter))
 
 
 def _info(
-    source: Path, folder: Path, aligned: Aligned, parents: Mapping[str, str], command: str
+    source: Path,
+    folder: Path,
+    aligned: Aligned,
+    parents: Mapping[str, str],
+    command: str,
+    counter: TokenCounter | None,
 ) -> RunInfo:
     for label, candidate in parents.items():
         safe_name(label)
@@ -146,6 +162,7 @@ def _info(
             files={sheet.file: sheet.sha256 for sheet in aligned.sheets.values()},
             lacks=aligned.lacks(),
             faults={fault.file: fault.message for fault in aligned.faults},
+            tokenizer=counter.sha256 if counter else "",
         ),
     )
 
@@ -160,7 +177,8 @@ def _begin(paths: RunPaths, wanted: RunInfo, evaluation: Evaluation) -> RunInfo:
     same = there.imported == wanted.imported and paths.evaluation(evaluation.name).exists()
     if not same:
         raise UserError(
-            "the run directory holds another run, or an import of other files",
+            "the run directory holds another run, or an import of other files, with other parents "
+            "or another tokenizer",
             hint="name another directory with --run",
             path=paths.folder,
         )
@@ -193,32 +211,27 @@ def _write(
     paths: RunPaths,
     info: RunInfo,
     evaluation: Evaluation,
-    aligned: Aligned,
-    source: Path,
     candidate: str,
     attempt: int,
+    scored: Sequence[Row],
+    outputs: Sequence[Row],
 ) -> Event:
     """Write a candidate's tables and receipt, and return the event that accepts them."""
     started, where = _now(), (evaluation.name, 0, candidate)
-    scores: list[dict[str, Any]] = []
-    outputs: list[dict[str, Any]] = []
     own = {
         "run": info.id,
         "evaluation": evaluation.name,
         "protocol": evaluation.protocol.hash,
         "generation": 0,
     }
-    for benchmark, items in aligned.items.items():
-        sheet = aligned.sheets.get((candidate, benchmark))
-        if sheet is not None:
-            rows = _score_rows(sheet, items)
-            scores += [own | row for row in rows]
-            outputs += _output_rows(sheet, rows, source)
+    scores = [own | row for row in scored]
     found = {
         "rows": len(scores),
         "file_sha256": write_table(paths.scores(*where), scores, SCORES),
         "content_sha256": content_sha256(read_table(paths.scores(*where))),
-        "outputs_sha256": write_table(paths.outputs(*where), outputs, OUTPUTS) if outputs else "",
+        "outputs_sha256": write_table(paths.outputs(*where), [*outputs], OUTPUTS)
+        if outputs
+        else "",
     }
     receipt = Receipt(
         **own,
@@ -247,7 +260,27 @@ def _write(
     }
 
 
-def _score_rows(sheet: Sheet, items: tuple[Item, ...]) -> list[dict[str, Any]]:
+def _rows(
+    aligned: Aligned, candidate: str, source: Path, counter: TokenCounter | None
+) -> tuple[list[Row], list[Row]]:
+    """Return a candidate's rows of scores and of outputs; none of these where there is no text."""
+    scores: list[Row] = []
+    outputs: list[Row] = []
+    for benchmark, items in aligned.items.items():
+        sheet = aligned.sheets.get((candidate, benchmark))
+        if sheet is None:
+            continue
+        rows, texts = _score_rows(sheet, items), _texts(sheet, source)
+        if counter and texts:
+            counts = zip(rows, counter.count(texts), strict=True)
+            rows = [row | dict.fromkeys(_COUNTED, count) for row, count in counts]
+        scores += rows
+        pairs = zip(rows, texts, strict=True) if texts else ()
+        outputs += [{key: row.get(key) for key in _SHARED} | {"text": text} for row, text in pairs]
+    return scores, outputs
+
+
+def _score_rows(sheet: Sheet, items: tuple[Item, ...]) -> list[Row]:
     told = _SETTINGS.fullmatch(sheet.settings)
     silent = sheet.asked is None
     return [
@@ -269,16 +302,11 @@ def _score_rows(sheet: Sheet, items: tuple[Item, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _output_rows(sheet: Sheet, rows: list[dict[str, Any]], source: Path) -> list[dict[str, Any]]:
-    """Return the rows of a table of texts; none where the file holds verdicts alone."""
+def _texts(sheet: Sheet, source: Path) -> list[str]:
+    """Return the texts in the order of the rows; none where the file holds verdicts alone."""
     if sheet.asked is None:
         return []
-    said = (text for texts in qwen.texts(source / sheet.file, sheet.sha256) for text in texts)
-    key = ("candidate", "benchmark", "item", "sample", "seed")
-    return [
-        {**{name: row[name] for name in key}, "text": text}
-        for row, text in zip(rows, said, strict=True)
-    ]
+    return [text for texts in qwen.texts(source / sheet.file, sheet.sha256) for text in texts]
 
 
 def _entry(batch: str, accepted: list[Event]) -> list[Event]:
@@ -293,14 +321,13 @@ def _entry(batch: str, accepted: list[Event]) -> list[Event]:
     ]
 
 
-def _notes(aligned: Aligned) -> tuple[str, ...]:
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for candidate, lacking in aligned.lacks().items():
-        groups.setdefault(lacking, []).append(candidate)
-    notes = [left_out(lacking, candidates) for lacking, candidates in groups.items()]
+def _notes(aligned: Aligned, counter: TokenCounter | None) -> tuple[str, ...]:
+    notes = [left_out(*group) for group in by_lack(aligned.lacks()).items()]
     settings = sorted({sheet.settings for sheet in aligned.sheets.values() if sheet.settings})
     if len(settings) > 1:
         notes.append(f"the files were not made alike: {', '.join(settings)}")
+    if counter:
+        notes.append(COUNTED)
     return tuple(notes)
 
 

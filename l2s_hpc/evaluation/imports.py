@@ -45,7 +45,7 @@ class Sheet:
     """What one file says of one model on one benchmark, in the order of the benchmark.
 
     Attributes:
-        candidate: the model's path below the imported folder.
+        candidate: the model's path below the imported folder (see `_name`).
         file: the file's path there. sha256: of the file.
         asked: the questions; None in a file of bare verdicts.
         judged: upstream's verdicts, `[item][sample]`.
@@ -83,6 +83,11 @@ class Aligned:
         """The models that have at least one benchmark."""
         return sorted({candidate for candidate, _ in self.sheets})
 
+    @property
+    def texts(self) -> bool:
+        """Whether there are texts, whose answers can be graded and whose tokens counted."""
+        return any(sheet.asked is not None for sheet in self.sheets.values())
+
     def lacks(self) -> dict[str, tuple[str, ...]]:
         """Return the benchmarks that each incomplete candidate has no sound file of."""
         missing = {
@@ -112,12 +117,9 @@ def gather(folder: Path) -> Found:
             hint="name the folder that holds the models' folders",
             path=folder,
         )
-    by_place: dict[tuple[str, str], list[Path]] = {}
-    for path in files:
-        by_place.setdefault(_place(folder, path), []).append(path)
     sheets: list[Sheet] = []
     faults: list[Fault] = []
-    for (candidate, benchmark), paths in by_place.items():
+    for (candidate, benchmark), paths in _by_place(folder, files).items():
         names = [str(path.relative_to(folder)) for path in paths]
         if len(paths) > 1:
             text = f"several files for one model and benchmark: {', '.join(names)}"
@@ -158,22 +160,39 @@ def align(found: Found, benchmarks: Mapping[str, tuple[Item, ...]]) -> Aligned:
     return Aligned(items, sheets, tuple(sorted(faults, key=lambda fault: fault.file)))
 
 
-def _place(folder: Path, path: Path) -> tuple[str, str]:
-    """Return candidate and benchmark of a file, from where it stands.
+def _by_place(folder: Path, files: Iterable[Path]) -> dict[tuple[str, str], list[Path]]:
+    """Return the files of each candidate on each benchmark, told by where they stand."""
+    places = {path: _place(path) for path in files}
+    below: dict[Path, set[str]] = {}
+    for model, benchmark in places.values():
+        for above in model.parents:
+            below.setdefault(above, set()).add(benchmark)
+    found: dict[tuple[str, str], list[Path]] = {}
+    for path, (model, benchmark) in places.items():
+        found.setdefault((_name(folder, model, below), benchmark), []).append(path)
+    return found
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    """Return a file's model, which is a folder, and its benchmark.
 
     `MODEL/scores/BENCHMARK_scores.pt` and `MODEL/BENCHMARK/test_….jsonl`.
     """
     if path.name.endswith(SCORES):
         model = path.parent.parent if path.parent.name == "scores" else path.parent
-        return _name(folder, model), path.name.removesuffix(SCORES)
-    return _name(folder, path.parent.parent), path.parent.name
+        return model, path.name.removesuffix(SCORES)
+    return path.parent.parent, path.parent.name
 
 
-def _name(folder: Path, model: Path) -> str:
-    """Return the name of a model: its path below the folder, or its own if it is no part of it."""
-    inside = model.is_relative_to(folder) and model != folder
-    name = model.relative_to(folder).as_posix() if inside else model.name
-    return os.fsencode(name).decode("utf-8", "replace")
+def _name(folder: Path, model: Path, below: Mapping[Path, set[str]]) -> str:
+    """Return the name of a model: its path below the folder, or its own if it is no part of it.
+
+    A folder above the model's that is called like the one benchmark below it sorts files and names
+    nobody: `aime24/0.5/aime24/…` and `math500/0.5/math500/…` are the same model, `0.5`.
+    """
+    above = [p for p in reversed(model.parents) if p != folder and p.is_relative_to(folder)]
+    parts = [path.name for path in above if below[path] != {path.name}]
+    return os.fsencode("/".join([*parts, model.name])).decode("utf-8", "replace")
 
 
 def _read(path: Path, candidate: str, benchmark: str, file: str) -> Sheet:

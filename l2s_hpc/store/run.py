@@ -50,12 +50,14 @@ class Imported(Record):
         files: the sha256 of each file that was imported, by its path below the folder.
         lacks: by candidate, the benchmarks that no sound file was found of.
         faults: file and reason of each file that was not imported.
+        tokenizer: the sha256 of the tokenizer.json that counted tokens from the texts; empty: none.
     """
 
     parents: dict[str, str]
     files: dict[str, str]
     lacks: dict[str, tuple[str, ...]]
     faults: dict[str, str]
+    tokenizer: str = ""
 
 
 class RunInfo(Record):

@@ -141,6 +141,60 @@ def test_a_torn_file_is_named_and_its_model_compared_only_without_that_benchmark
     assert "TA/1.5B/02 lacks gsm8k" in report.read_text("utf-8")
 
 
+@pytest.fixture
+def halves(tmp_path: Path) -> Path:
+    """A run in which each candidate lacks a benchmark: c has gsm8k alone, others aime24."""
+    folder = tmp_path / "published"
+    write_scores(folder, "a", aime24=SLOW)
+    write_scores(folder, "b", aime24=FAST)
+    write_scores(folder, "c", gsm8k=MERGED)
+    write_scores(folder, "d", aime24=MERGED)
+    import_run(folder, tmp_path / "run", {"slow": "a", "fast": "b"})
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "words", [("ntr",), ("front",), ("compare", "a", "b"), ("front", "--on", "ntr"), ("report",)]
+)
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_where_each_candidate_lacks_a_benchmark_that_is_said(
+    halves: Path, words: tuple[str, ...], form: tuple[str, ...]
+) -> None:
+    code, out, err = l2s(words[0], halves, *words[1:], *form)
+    assert (code, out) == (2, "")
+    assert "no candidate has all benchmarks" in err
+    assert "gsm8k is lacking in a, b, d; aime24 is lacking in c" in err
+    assert "Hint: --without gsm8k compares 3 of them" in err
+    code, out, err = l2s(words[0], halves, *words[1:], *form, "--without", "gsm8k")
+    assert code == 0 and "nothing yet" not in out and "lacking" not in err
+    with pytest.raises(UserError, match="no candidate has all benchmarks"):
+        open_run(halves).lengths()
+    assert "gsm8k is lacking in a, b, d" in open_run(halves)._repr_html_()
+
+
+def test_a_report_without_a_benchmark_says_so(halves: Path) -> None:
+    assert l2s("report", halves, "--without", "gsm8k", "--json")[0] == 0
+    text = (halves / "report.html").read_text("utf-8")
+    assert "All figures are without gsm8k." in text
+    assert "c lacks aime24" in text and "a, b, d lack" not in text
+    assert "no candidate and no parent has a score table" not in text
+    code, _, err = l2s("report", halves, halves, "--without", "gsm8k", "--out", halves / "x")
+    assert code == 2 and "--without goes with the report of one run" in err
+
+
+def test_a_parent_that_lacks_a_benchmark_is_told_from_one_without_a_table(
+    source: Path, tmp_path: Path
+) -> None:
+    write_scores(source, "R2", aime24=SLOW)
+    import_run(source, tmp_path / "run", {"slow": "R2", "fast": "MATH/1.5B"})
+    _, _, err = l2s("ntr", tmp_path / "run")
+    assert "unknown: parent.slow lacks gsm8k; --without gsm8k leaves it out for all, or say" in err
+    assert "parent.fast" not in err
+    code, _, err = l2s("front", tmp_path / "run", "--shortest-within", 1)
+    assert code == 2 and "R2 cannot be compared in 'imported'" in err
+    assert "--without" in err
+
+
 def test_a_benchmark_that_is_left_out_must_be_there(source: Path, tmp_path: Path) -> None:
     import_run(source, tmp_path / "run")
     opened = open_run(tmp_path / "run")
@@ -358,6 +412,61 @@ def test_metrics_that_tell_of_other_verdicts_are_a_fault(tmp_path: Path) -> None
     message = faults(import_run(folder, tmp_path / "run"))[f"b/aime24/{STEM}.jsonl"]
     assert "are right in 0.0 %" in message
     assert "says 66.7 %" in message
+
+
+def test_a_sweep_that_is_sorted_by_benchmark_is_one_sweep(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    for weight, right in (("0.0", [1, 1, 0]), ("0.5", [1, 0, 1]), ("1.0", [0, 0, 1])):
+        for benchmark in ("aime24", "gsm8k"):
+            rows = [row(i, str(i) if r else "no", str(i)) for i, r in enumerate(right)]
+            write_outputs(folder / benchmark, weight, benchmark, rows)
+    run = tmp_path / "run"
+    code, out, _ = l2s("import", folder, "--run", run, "--parents", "slow=0.0,fast=1.0", "--json")
+    said = json.loads(out)
+    assert (code, said["candidates"], said["lacks"]) == (0, ["0.0", "0.5", "1.0"], {})
+    found = pooled(json.loads(l2s("ntr", run, "--json")[1]))["0.5"]
+    assert (found["n"], found["ntr"]) == (6, pytest.approx(1 / 3))
+    for words in (("front",), ("compare", "0.5", "slow"), ("diff", "0.5", "slow"), ("report",)):
+        code, out, _ = l2s(words[0], run, *words[1:], "--json")
+        assert code == 0 and json.loads(out), words
+    assert len(json.loads(l2s("show", run, "0.5", 1, "--json")[1])["answers"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("aime24/0.5", "0.5"),
+        ("sweep/aime24/0.5", "sweep/0.5"),
+        ("aime24/TA/1.5B/02", "TA/1.5B/02"),
+        ("TA/1.5B/02", "TA/1.5B/02"),
+        ("TA/aime24", "TA/aime24"),
+        ("aime24", "aime24"),
+    ],
+)
+def test_a_folder_that_is_called_like_its_benchmark_names_no_model(
+    tmp_path: Path, place: str, name: str
+) -> None:
+    write_outputs(tmp_path / "published", place, "aime24", ROWS)
+    write_scores(tmp_path / "published", f"{place}-bare", aime24=[1, 0, 1])
+    made = import_run(tmp_path / "published", tmp_path / "run")
+    assert made.aligned.candidates == [name, f"{name}-bare"]
+
+
+def test_a_folder_of_several_benchmarks_is_part_of_the_name(tmp_path: Path) -> None:
+    write_outputs(tmp_path / "published", "aime24/0.5", "aime24", ROWS)
+    write_outputs(tmp_path / "published", "aime24/0.5", "gsm8k", ROWS)
+    made = import_run(tmp_path / "published", tmp_path / "run")
+    assert made.aligned.candidates == ["aime24/0.5"]
+
+
+def test_two_files_for_one_model_are_named_wherever_they_stand(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    first = write_outputs(folder, "aime24/0.5", "aime24", ROWS)
+    second = write_outputs(folder, "0.5", "aime24", ROWS)
+    write_outputs(folder, "1.0", "aime24", ROWS)
+    found = faults(import_run(folder, tmp_path / "run"))
+    assert set(found) == {str(path.relative_to(folder)) for path in (first, second)}
+    assert all("several files for one model and benchmark" in text for text in found.values())
 
 
 def test_two_files_for_one_model_and_benchmark_are_both_named(tmp_path: Path) -> None:
