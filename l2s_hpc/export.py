@@ -19,10 +19,9 @@ from l2s_hpc.config import ModelSource, SiteConfig, validate
 from l2s_hpc.errors import UserError
 from l2s_hpc.recipes.models import Model, locate, merged_config, merged_tensors
 from l2s_hpc.recipes.recipe import mergekit_config
-from l2s_hpc.records import Evaluation, Recipe
+from l2s_hpc.records import Recipe
 from l2s_hpc.store.files import read_json
-from l2s_hpc.store.layout import RunPaths
-from l2s_hpc.store.run import RunInfo
+from l2s_hpc.store.run import RunInfo, read_evaluation
 from l2s_hpc.task.merge import merge
 from l2s_hpc.task.parents import Parents
 
@@ -85,8 +84,7 @@ def _models(info: RunInfo, recipe: Recipe) -> dict[str, Model]:
 
 def _stop_ids(run: Path) -> list[int]:
     """Return the ids that ended answers in the search: those of all parents, not of one alone."""
-    path = RunPaths(run).evaluation("search")
-    return list(Evaluation.model_validate(read_json(path)).protocol.stop_ids)
+    return list(read_evaluation(run, "search").protocol.stop_ids)
 
 
 def _write(

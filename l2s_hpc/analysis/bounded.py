@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from l2s_hpc.analysis.candidates import picks_of
-from l2s_hpc.analysis.compared import UNCOUNTED
+from l2s_hpc.analysis.compared import UNCOUNTED, not_comparable
 from l2s_hpc.analysis.comparison import comparison_rows
 from l2s_hpc.analysis.fitness import Measures
 from l2s_hpc.analysis.front import chosen_on, eligible
@@ -51,11 +51,7 @@ class _Choice:
         there = self.run.measures(self.evaluation, self.without)
         deciding = self.run.measures(self.deciding, self.without)
         if self.reference not in there.keys() & deciding.keys():
-            raise UserError(
-                f"{self.reference} cannot be compared in '{self.evaluation}'",
-                hint="it lacks a benchmark (--without leaves that out), or its table is damaged",
-                path=self.run.folder,
-            )
+            raise not_comparable(self.reference, self.evaluation, self.run.folder)
         found = {
             candidate: deciding[candidate]
             for candidate in eligible(self.run, self.evaluation, there)

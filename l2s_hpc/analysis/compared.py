@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 from l2s_hpc.analysis.frames import Frames
 from l2s_hpc.errors import UserError, did_you_mean
@@ -63,6 +64,15 @@ def left_out(benchmarks: Collection[str], candidates: Collection[str]) -> str:
     return (
         f"{', '.join(candidates)} {'lacks' if len(candidates) == 1 else 'lack'} {names}: compared "
         f"with the others only where --without leaves {names} out for all"
+    )
+
+
+def not_comparable(candidate: str, evaluation: str, folder: Path) -> UserError:
+    """Return the error that a candidate which has a table is not among those compared."""
+    return UserError(
+        f"{candidate} cannot be compared in '{evaluation}'",
+        hint="it lacks a benchmark (--without leaves that out), or its table is damaged",
+        path=folder,
     )
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2s_hpc.analysis.compared import not_comparable
 from l2s_hpc.analysis.names import check_table, resolve, usual_evaluation
-from l2s_hpc.analysis.transfer import mean_ends
+from l2s_hpc.analysis.transfer import mean_ends, parents_among
 from l2s_hpc.analysis.verdicts import Verdicts, read_verdicts
 from l2s_hpc.errors import UserError
 from l2s_hpc.measures.intervals import Interval, holm, mcnemar
@@ -75,12 +76,8 @@ def comparison_rows(
     frames, known = run.comparable(evaluation, without)
     for candidate in (reference, *others):
         if candidate not in known:
-            raise UserError(
-                f"{candidate} cannot be compared in '{evaluation}'",
-                hint="it lacks a benchmark (--without leaves that out), or its table is damaged",
-                path=run.folder,
-            )
-    parents = [*run.parents.values()] if set(run.parents.values()) <= set(known) else []
+            raise not_comparable(candidate, evaluation, run.folder)
+    parents = [*parents_among(run, known).values()]
     ids = list(dict.fromkeys([reference, *others, *parents]))
     verdicts = read_verdicts(frames, evaluation, ids)
     transfer = verdicts.shares(parents, [reference, *others]) if parents else None

@@ -11,6 +11,7 @@ from l2s_hpc.analysis.candidates import front_row
 from l2s_hpc.analysis.compared import UNCOUNTED, best_measured
 from l2s_hpc.analysis.fitness import Measures
 from l2s_hpc.analysis.tradeoff import feasible, search_front
+from l2s_hpc.analysis.transfer import parents_among
 from l2s_hpc.analysis.verdicts import read_verdicts
 from l2s_hpc.errors import UserError, did_you_mean
 from l2s_hpc.measures.tradeoff import non_dominated
@@ -85,7 +86,7 @@ def _ends(
     if not chosen:
         return {}
     frames, known = run.comparable(split, without)
-    parents = [*run.parents.values()] if set(run.parents.values()) <= set(known) else []
+    parents = [*parents_among(run, known).values()]
     verdicts = read_verdicts(frames, split, list(dict.fromkeys([*chosen, *parents])))
     transfer = verdicts.shares(parents, chosen) if parents else None
     found = bands(verdicts, transfer, chosen, list(dict.fromkeys(names)))

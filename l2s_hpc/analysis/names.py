@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from l2s_hpc.errors import UserError, did_you_mean
-from l2s_hpc.records import Evaluation, Item
+from l2s_hpc.records import Item
 from l2s_hpc.store.run import read_evaluation
 
 if TYPE_CHECKING:
@@ -78,14 +78,10 @@ def check_table(run: Run, candidate: str, evaluation: str) -> None:
         raise UserError(problem, hint=hint, path=run.folder)
 
 
-def described(run: Run, evaluation: str) -> Evaluation:
-    """Return what was asked in an evaluation, and how; `DamageError` if nobody can tell."""
-    return read_evaluation(run.folder, evaluation)
-
-
 def items_of(run: Run, evaluation: str) -> list[Item]:
     """Return the items of an evaluation, by benchmark and id."""
-    return sorted(described(run, evaluation).items, key=lambda i: (i.benchmark, i.item))
+    items = read_evaluation(run.folder, evaluation).items
+    return sorted(items, key=lambda i: (i.benchmark, i.item))
 
 
 def beginnings(items: Sequence[Item]) -> dict[tuple[str, str], str]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from l2s_hpc.analysis.transfer import Row
+from l2s_hpc.analysis.transfer import Row, parents_among
 from l2s_hpc.analysis.verdicts import Verdicts, read_verdicts
 from l2s_hpc.errors import DamageError
 from l2s_hpc.measures.intervals import rate_interval
@@ -102,7 +102,7 @@ def noise(run: Run, frames: Frames) -> Noise | None:
     twins = sorted(again, key=lambda c: c not in run.parents.values())
     if not twins:
         return None
-    parents = list(run.parents.values()) if before.issuperset(run.parents.values()) else []
+    parents = [*parents_among(run, before).values()]
     first = read_verdicts(frames, FIRST, list(dict.fromkeys([*parents, *twins])))
     second = read_verdicts(frames, AGAIN, twins)
     if first.items != second.items or len(first.samples) != len(second.samples):

@@ -16,7 +16,6 @@ import polars as pl
 
 from l2s_hpc.analysis.names import (
     check_table,
-    described,
     items_of,
     locate,
     resolve,
@@ -26,6 +25,7 @@ from l2s_hpc.errors import DamageError, L2SError, UserError, did_you_mean
 from l2s_hpc.records import Evaluation, Item, Receipt
 from l2s_hpc.store.files import sha256_file
 from l2s_hpc.store.layout import RunPaths, Where
+from l2s_hpc.store.run import read_evaluation
 from l2s_hpc.store.tables import Tables
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def show(
 
     candidate = resolve(run, candidate)
     evaluation, number, found = locate(run, candidate, item, evaluation)
-    evaluated = described(run, evaluation)
+    evaluated = read_evaluation(run.folder, evaluation)
     parents = [c for c in run.parents.values() if (evaluation, c) in run.state.accepted]
     usable = frames.usable(evaluation, dict.fromkeys([candidate, *parents]))
     key = _same({"benchmark": found.benchmark, "item": found.item, "sample": sample})

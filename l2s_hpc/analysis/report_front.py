@@ -8,6 +8,7 @@ from l2s_hpc.analysis.figures import Figures, Key
 from l2s_hpc.analysis.look import AVERAGE, COLOURS, FRONT, OTHER, PARENT, SEARCHED, SWEEP
 from l2s_hpc.analysis.page import Child, Html, el, join, table
 from l2s_hpc.analysis.run import Run
+from l2s_hpc.analysis.tradeoff import saving
 from l2s_hpc.analysis.words import items_of, known, name_of, optimistic, times
 from l2s_hpc.errors import UserError
 
@@ -137,16 +138,12 @@ def _shortest(run: Run) -> list[Html]:
     return [el("p", words)]
 
 
-def _positive(value: float | None) -> float | None:
-    return None if value is None or value < 0 else value
-
-
 def _attained(run: Run) -> Html:
     """Return what the front needs to reach each reference, and reaches at its cost."""
     rows: list[list[Child]] = [
         [
             row["label"], f"{row['accuracy']:.1%}", f"{row['tokens']:.1f}",
-            known(row["front_tokens"], "{:.1f}"), known(_positive(row["share_saved"]), "{:.1%}"),
+            known(row["front_tokens"], "{:.1f}"), known(saving(row), "{:.1%}"),
             known(row["front_accuracy"], "{:.1%}"), known(row["accuracy_gained"], "{:+.1%}"),
         ]
         for row in run.attainment()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,12 @@ def attainment(
             }
         )
     return rows
+
+
+def saving(row: Mapping[str, Any]) -> float | None:
+    """Return the share of its tokens that a row of `attainment` saves; None if it saves nothing."""
+    share: float | None = row["share_saved"]
+    return share if share is not None and share >= 0 else None
 
 
 def feasible(state: RunState) -> dict[str, bool]:

@@ -199,13 +199,15 @@ def _print_more(
 
 def _attained(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of `attainment` with columns that fit a terminal."""
-    saved, gained = row["share_saved"], row["accuracy_gained"]
+    from l2s_hpc.analysis.tradeoff import saving
+
+    saved, gained = saving(row), row["accuracy_gained"]
     return {
         "reference": row["label"],
         "accuracy": ranged(row, "accuracy"),
         "tokens": ranged(row, "tokens"),
         "needs": ranged(row, "front_tokens"),
-        "saved": None if saved is None or saved < 0 else f"{saved:.1%}",
+        "saved": None if saved is None else f"{saved:.1%}",
         "reaches": ranged(row, "front_accuracy"),
         "gained": None if gained is None else f"{gained:+.4f}",
     }

@@ -136,11 +136,10 @@ def _texts(values: Sequence[Any]) -> list[str]:
     floats = [value for value in values if isinstance(value, float)]
     if any(abs(value) > 1 for value in floats):
         return cells
-    digits = max((len(_cell(value).partition(".")[2]) for value in floats), default=0)
-    return [
-        f"{value:.{digits}f}" if isinstance(value, float) else cell
-        for value, cell in zip(values, cells, strict=True)
-    ]
+    pairs = list(zip(values, cells, strict=True))
+    points = [cell.partition(".")[2] for value, cell in pairs if isinstance(value, float)]
+    digits = max(map(len, points), default=0)
+    return [f"{value:.{digits}f}" if isinstance(value, float) else cell for value, cell in pairs]
 
 
 def give_rows(

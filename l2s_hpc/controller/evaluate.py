@@ -33,7 +33,7 @@ from l2s_hpc.records import Evaluation, Item, Protocol, Recipe, short_hash
 from l2s_hpc.store.files import create_json, read_json, remove_stale_temporaries, write_json
 from l2s_hpc.store.journal import Event
 from l2s_hpc.store.layout import RunPaths, safe_name
-from l2s_hpc.store.run import Checkpoint, RunInfo, check_free, read_run
+from l2s_hpc.store.run import Checkpoint, RunInfo, check_free, read_evaluation, read_run
 
 PRESETS: dict[str, dict[str, Any]] = {
     "report": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 32_768, "samples": 16},
@@ -235,7 +235,7 @@ def _check_same(paths: RunPaths, evaluation: Evaluation) -> None:
     """Refuse a name that stands for another protocol or for other items."""
     if not paths.evaluation(evaluation.name).exists():
         return
-    before = Evaluation.model_validate(read_json(paths.evaluation(evaluation.name)))
+    before = read_evaluation(paths.folder, evaluation.name)
     rows = difference(_described(before), _described(evaluation))
     if rows:
         raise UserError(
